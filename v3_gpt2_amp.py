@@ -1,0 +1,451 @@
+"""占位 v3_gpt2_amp
+"""
+import hashlib
+import io
+import json
+import math
+import random
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import sentencepiece as spm
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+# ---------- 超参数：改这里，再运行。「A if GPU else B」：有 CUDA GPU 时取 A，没有时取 B ----------
+DEVICE = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+GPU = DEVICE.startswith('cuda')
+
+# 数据
+LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
+MAX_SONGS = None                            # 最多用多少首歌；None：全部
+BPE_VOCAB_SIZE = 8000                       # 词表大小（token）
+SEED = 1337                                 # 随机种子：同一个种子，同样的结果
+
+# 训练
+BATCH_SIZE = 8 if GPU else 16               # 一步训练多少个窗口
+BLOCK_SIZE = 1024 if GPU else 128           # 窗口长度（token），也就是模型能看到的上文
+LEARNING_RATE = 6e-4 if GPU else 1.5e-3     # 学习率的最高点
+MIN_LR = 6e-5 if GPU else 1.5e-4            # 学习率的终点
+WARMUP_ITERS = 200 if GPU else 30           # 前多少步从 0 升到最高点
+TRAIN_ITERS = 5000 if GPU else 600          # 训练多少步
+EVAL_INTERVAL = 200                         # 每隔多少步评估一次
+EVAL_ITERS = 20                             # 一次评估用多少批窗口
+USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位
+AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
+USE_COMPILE = GPU                           # torch.compile：把模型编译成融合的内核
+
+# 模型
+N_EMBED = 768 if GPU else 128               # 向量宽度
+N_HEADS = 12 if GPU else 4                  # 注意力头数
+N_LAYERS = 12 if GPU else 4                 # 层数
+DROP_OUT = 0.1 if GPU else 0.0              # 训练时随机丢弃的比例
+
+# 采样
+MAX_NEW_TOKENS = 200                        # 最多写多少个 token
+TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更大胆
+
+
+def fail(message):
+    """遇到用户能改正的错误：说清哪里不对、怎么办，以状态 1 退出。"""
+    sys.exit(f'错误：{message}')
+
+
+def check_constants():
+    """常量不合用时，现在就说，不等到训练中途。"""
+    for name, value in globals().items():
+        if name.endswith(('_SIZE', '_INTERVAL', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')):
+            if not isinstance(value, int) or value < 1:
+                fail(f'{name} = {value}：要是正整数')
+    if TEMPERATURE <= 0:
+        fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if N_EMBED % N_HEADS:
+        fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
+    if N_EMBED // N_HEADS % 2:
+        fail(f'每个头的通道数 N_EMBED / N_HEADS = {N_EMBED // N_HEADS} 是奇数：RoPE 把通道两两配对，请改其中一个')
+    if BPE_VOCAB_SIZE <= 260:
+        fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
+    try:
+        torch.zeros(1, device=DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}），请改成 'cpu'")
+
+
+# ---------- 数据 ----------
+def clean(lyric):
+    """歌词正文，一行一句：去掉空行、署名行（「作词：某某」）和段落标记（「副歌」）。
+
+    署名行要有职务名 *和* 冒号：以「鼓」「制作」开头的歌词不能误删。
+    """
+    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期'
+            '|配唱|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广'
+            '|lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP')
+    others = r'人|师|者|员|室|棚|公司|助理|总|工程|设计|指导|演奏|及|和|与|[\sA-Za-z/、&·.・()（）-]'
+    credit = re.compile(rf'\W*(?:{jobs})(?:{jobs}|{others})*[:：]', re.IGNORECASE)
+    section = re.compile(r'\W*(?:主歌|副歌|导歌|预副歌|前奏|间奏|尾奏|过门|桥段|verse|(?:pre-?)?chorus|bridge|intro|outro|hook'
+                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四ABCD]*\W*', re.IGNORECASE)
+    lines = (line.strip() for line in lyric.splitlines())
+    return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
+
+
+def load_songs():
+    """所有歌曲的正文：清洗，去重，打乱。同样的文件和 SEED 得到同样的次序。"""
+    files = sorted(Path(LYRICS_DIR).glob('**/lyrics*.json'), key=Path.as_posix)
+    if not files:
+        files = [Path(LYRICS_DIR) / 'sample.json']
+        if not files[0].is_file():
+            fail(f'{LYRICS_DIR}/ 里没有 lyrics*.json，也没有 sample.json：请在项目文件夹里运行，数据的来处见 ChineseLyrics/README.md')
+        print(f'{LYRICS_DIR}/ 里没有 lyrics*.json，用自带的小样本 {files[0]}；完整数据集见 ChineseLyrics/README.md')
+    songs = {}                                                      # 用字典去重：保持次序
+    for file in files:
+        try:
+            entries = json.loads(file.read_text(encoding='utf-8-sig'))
+        except UnicodeDecodeError:
+            fail(f'{file} 不是 UTF-8 编码（可能是 GBK）：请用编辑器另存为 UTF-8')
+        except (json.JSONDecodeError, RecursionError) as error:
+            fail(f'{file} 不是完整的 JSON（{error}）：可能没有下载完，请重新下载或改正这一处')
+        if not isinstance(entries, list):
+            fail(f'{file} 的最外层不是数组：应当是 [{{"name": …, "singer": …, "lyric": [一行, 一行, …]}}, …]')
+        for number, entry in enumerate(entries, 1):
+            lyric = entry.get('lyric') if isinstance(entry, dict) else None
+            lyric = [lyric] if isinstance(lyric, str) else lyric
+            if not isinstance(lyric, list) or not all(isinstance(line, str) for line in lyric):
+                fail(f'{file} 的第 {number} 首没有 "lyric"，或者它不是一行行的文字：应当是 "lyric": ["第一行", "第二行", …]')
+            songs[clean('\n'.join(lyric).encode('utf-8', 'ignore').decode())] = None    # 坏掉的半个表情符号去掉
+    songs.pop('', None)
+    songs = list(songs)
+    random.Random(SEED).shuffle(songs)
+    return songs[:MAX_SONGS]
+
+
+def train_tokenizer(songs):
+    """在训练歌曲上学出 BPE 词表（arXiv:1508.07909），返回 SentencePieceProcessor。
+
+    decode(encode(s)) == s 对任何文字成立：不做全半角转换，空格、换行各有自己的 token，词表外的字拆成 UTF-8 字节。
+    唯一的例外是符号「▁」（U+2581）：SentencePiece 用它记空格，解码出来也是空格。
+    """
+    lines = [line for song in songs for line in song.split('\n')]
+    digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
+    path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
+    if not path.exists():
+        # 每个字至少要占词表的一格。留一半给词；放不下的罕见字拆成字节，直到只剩 98% 的文字（SentencePiece 的下限），再不够才扩大词表
+        counts = Counter(char for line in lines for char in line)
+        share, kept, total = 0.0, 0, counts.total()
+        for _, count in counts.most_common():
+            if share >= 0.98 and kept >= BPE_VOCAB_SIZE // 2:
+                break
+            share, kept = share + count / total, kept + 1
+        size = max(BPE_VOCAB_SIZE, kept + 260)
+        if kept < len(counts):
+            print(f'语料有 {len(counts)} 种字，词表放不下：常见的 {kept} 种（占 {share:.2%}）各有一个 token，其余拆成字节')
+        model = io.BytesIO()
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type='bpe', vocab_size=size, hard_vocab_limit=False,
+            character_coverage=min(share, 1.0), byte_fallback=True, required_chars='▁\n', normalization_rule_name='identity',
+            add_dummy_prefix=False, remove_extra_whitespaces=False, max_sentence_length=2**30,
+            unk_id=0, eos_id=1, bos_id=-1, minloglevel=2)
+        temporary = path.with_suffix('.tmp')
+        temporary.write_bytes(model.getvalue())
+        temporary.replace(path)                                     # 写完才改名：中途被杀也不会留下半个文件
+    tokenizer = spm.SentencePieceProcessor(model_file=str(path))
+    if len(tokenizer) != BPE_VOCAB_SIZE:
+        print(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE} 对这份语料不合适，实际用 {len(tokenizer)}')
+    return tokenizer
+
+
+def encode_songs(tokenizer, songs):
+    """(N,) 所有歌曲的 token，每首后面一个分隔符（eos）。"""
+    return torch.tensor([i for ids in tokenizer.encode(songs) for i in (*ids, tokenizer.eos_id())])
+
+
+def load_data():
+    """返回 (tokenizer, 训练 token, 测试 token, 测试字符数)。按歌曲分：90% 训练，10% 测试。"""
+    songs = load_songs()
+    n = int(0.9 * len(songs))
+    train_songs, test_songs = songs[:n], songs[n:]
+    tokenizer = train_tokenizer(train_songs)
+    train_data = encode_songs(tokenizer, train_songs)               # (N,)
+    test_data = encode_songs(tokenizer, test_songs)
+    print(f'歌曲 {len(songs):,} | 词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
+    for name, data in (('训练', train_data), ('测试', test_data)):
+        if len(data) <= BLOCK_SIZE:
+            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请多放些歌，或改小 BLOCK_SIZE')
+    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in test_songs)  # 一处分隔算一个字符
+
+
+def get_batch(data, it):
+    """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
+    rng = random.Random(f'{SEED} {it}')
+    starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
+    windows = data[starts[:, None] + torch.arange(BLOCK_SIZE + 1)]  # (B, T+1)
+    return windows[:, :-1], windows[:, 1:]                          # (B, T), (B, T)
+
+
+# ---------- 模型 ----------
+def rope_table():
+    """RoPE（arXiv:2104.09864）旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size / 2)。
+
+    位置 t 上第 i 对通道转 t * 10000^(-2i / head_size) 弧度。
+    """
+    head_size = N_EMBED // N_HEADS
+    frequencies = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
+    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def apply_rope(x, rope):
+    """把通道 i 与 i + head_size / 2 看成平面上的一点，按所在位置转一个角度。转过的 q、k 的点积只取决于两者的距离。"""
+    cos, sin = rope                                                 # (T, head_size / 2)
+    x1, x2 = x.chunk(2, dim=-1)                                     # (..., T, head_size / 2)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+
+
+class Head(nn.Module):
+    """一个注意力头：每个位置看自己和前面的位置，按相关程度取回它们的内容。"""
+
+    def __init__(self, head_size):
+        super().__init__()
+        self.query = nn.Linear(N_EMBED, head_size, bias=False)      # 我在找什么
+        self.key = nn.Linear(N_EMBED, head_size, bias=False)        # 我有什么
+        self.value = nn.Linear(N_EMBED, head_size, bias=False)      # 找到我时，我给出什么
+        self.register_buffer('tril', torch.tril(torch.ones(BLOCK_SIZE, BLOCK_SIZE, dtype=torch.bool)))
+        self.dropout = nn.Dropout(DROP_OUT)
+
+    def forward(self, x, rope):                                     # (B, T, C)
+        T = x.shape[1]
+        q, k, v = self.query(x), self.key(x), self.value(x)         # (B, T, head_size)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        wei = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5         # (B, T, T)
+        wei = wei.masked_fill(~self.tril[:T, :T], float('-inf'))    # 不许看后面
+        wei = self.dropout(F.softmax(wei, dim=-1))
+        return wei @ v                                              # (B, T, head_size)
+
+
+class MultiHeadAttention(nn.Module):
+    """几个头并排，各看各的，结果拼起来。"""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList(Head(N_EMBED // N_HEADS) for _ in range(N_HEADS))
+        self.proj = nn.Linear(N_EMBED, N_EMBED)
+        self.dropout = nn.Dropout(DROP_OUT)
+
+    def forward(self, x, rope):                                     # (B, T, C)
+        out = torch.cat([head(x, rope) for head in self.heads], dim=-1)     # (B, T, C)
+        return self.dropout(self.proj(out))
+
+
+class FeedForward(nn.Module):
+    """每个位置各自想一想：放宽到 4 倍，过一个非线性，再收回来。"""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(N_EMBED, 4 * N_EMBED),
+            nn.GELU(),
+            nn.Linear(4 * N_EMBED, N_EMBED),
+            nn.Dropout(DROP_OUT),
+        )
+
+    def forward(self, x):                                           # (B, T, C)
+        return self.net(x)
+
+
+class Block(nn.Module):
+    """一层：先交流（注意力），再思考（前馈）。每一步都加回原来的 x（残差）。"""
+
+    def __init__(self):
+        super().__init__()
+        self.ln1 = nn.LayerNorm(N_EMBED)
+        self.attention = MultiHeadAttention()
+        self.ln2 = nn.LayerNorm(N_EMBED)
+        self.ffwd = FeedForward()
+
+    def forward(self, x, rope):                                     # (B, T, C)
+        x = x + self.attention(self.ln1(x), rope)
+        x = x + self.ffwd(self.ln2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """token 编号 -> 向量 -> N_LAYERS 层 -> 下一个 token 的得分。位置由 RoPE 在注意力里给出。"""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, N_EMBED)
+        self.register_buffer('rope', rope_table(), persistent=False)    # 全模型共用一张表；算得出来，不必存
+        self.dropout = nn.Dropout(DROP_OUT)
+        self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
+        self.ln_f = nn.LayerNorm(N_EMBED)
+        self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
+
+    def forward(self, idx, targets=None):                           # (B, T), (B, T)
+        T = idx.shape[1]
+        x = self.dropout(self.token_embedding(idx))                 # (B, T, C)
+        for block in self.blocks:
+            x = block(x, self.rope[:, :T])
+        logits = self.lm_head(self.ln_f(x))                         # (B, T, vocab_size)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def generate(self, idx, stop):                                  # (1, T)
+        """接着 idx 写，到 stop 或 MAX_NEW_TOKENS 个 token 为止。自带随机数发生器：采样不影响训练。"""
+        self.eval()
+        generator = torch.Generator().manual_seed(SEED)
+        for _ in range(MAX_NEW_TOKENS):
+            with autocast():
+                logits, _ = self(idx[:, -BLOCK_SIZE:])              # (1, T, vocab_size)
+            probs = F.softmax(logits[:, -1].float().cpu() / TEMPERATURE, dim=-1)
+            idx_next = torch.multinomial(probs, 1, generator=generator)     # (1, 1)
+            if idx_next.item() == stop:
+                break
+            idx = torch.cat((idx, idx_next.to(idx.device)), dim=1)
+        self.train()
+        return idx
+
+
+# ---------- 训练 ----------
+def autocast():
+    """这个范围里的矩阵乘法用 AMP_DTYPE，其余仍是 float32。"""
+    return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
+
+
+def compile_model(model, x, y):
+    """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
+    if not USE_COMPILE:
+        return model
+    print('torch.compile 编译中，第一次要等一会儿……')
+    started = time.perf_counter()
+    compiled = torch.compile(model)
+    try:
+        with autocast():
+            _, loss = compiled(x, y)
+        loss.backward()
+        loss.item()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        print(f'torch.compile 在这台机器上用不了（{type(error).__name__}），不编译，继续训练')
+        compiled = model
+    model.zero_grad()
+    print(f'编译用了 {time.perf_counter() - started:.0f} 秒')
+    return compiled
+
+
+def sample_batches(data):
+    """评估用的 EVAL_ITERS 批窗口：每次都是同样的，前后才好比较。"""
+    return [get_batch(data, f'eval {i}') for i in range(EVAL_ITERS)]
+
+
+def all_batches(data):
+    """从头到尾一遍的窗口；最后一个不满，用 -100 补齐（cross_entropy 跳过它）。"""
+    pad = -(len(data) - 1) % BLOCK_SIZE
+    x = F.pad(data[:-1], (0, pad)).view(-1, BLOCK_SIZE)
+    y = F.pad(data[1:], (0, pad), value=-100).view(-1, BLOCK_SIZE)
+    return zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE))
+
+
+@torch.no_grad()
+def estimate_loss(model, batches):
+    """batches 里每个 token 的平均损失（nat）。"""
+    model.eval()
+    total, count = 0.0, 0
+    for x, y in batches:
+        with autocast():
+            _, loss = model(x.to(DEVICE), y.to(DEVICE))
+        n = (y != -100).sum().item()
+        total, count = total + loss.item() * n, count + n
+    model.train()
+    return total / count
+
+
+def check_finite(step, *values):
+    """损失变成 nan 或 inf，就不必再训练下去了。"""
+    if not all(math.isfinite(value) for value in values):
+        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+
+
+def write(model, tokenizer):
+    """让模型写一首，从分隔符写起，写到分隔符为止。"""
+    start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
+    return tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
+
+
+def get_lr(it):
+    """第 it 步的学习率：先直线上升，再沿余弦降到 MIN_LR（arXiv:1608.03983）。"""
+    if it < WARMUP_ITERS:
+        return LEARNING_RATE * (it + 1) / (WARMUP_ITERS + 1)
+    progress = (it - WARMUP_ITERS) / max(1, TRAIN_ITERS - WARMUP_ITERS)     # 0 到 1
+    return MIN_LR + 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) * (LEARNING_RATE - MIN_LR)
+
+
+def main():
+    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    check_constants()
+    torch.manual_seed(SEED)
+    torch.set_float32_matmul_precision('high')                      # 留在 float32 的矩阵乘法用 TF32
+    print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
+    tokenizer, train_data, test_data, test_chars = load_data()
+    epochs = TRAIN_ITERS * BATCH_SIZE * BLOCK_SIZE / len(train_data)
+    if epochs > 20:
+        print(f'训练歌曲会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：完整数据集见 ChineseLyrics/README.md')
+
+    model = GPT(len(tokenizer)).to(DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
+    scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
+    compiled = compile_model(model, *(t.to(DEVICE) for t in get_batch(train_data, 0)))
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    initial_loss, uniform = estimate_loss(model, sample_batches(test_data)), math.log(len(tokenizer))
+    print(f'参数 {parameters:.2f} M | 第 0 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
+    print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
+
+    train_time, began = 0.0, time.perf_counter()
+    started = began
+    for it in range(TRAIN_ITERS):
+        x, y = get_batch(train_data, it)
+        for group in optimizer.param_groups:
+            group['lr'] = get_lr(it)
+        with autocast():
+            _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+        step, loss = it + 1, loss.item()                            # item() 等 GPU 算完：计时才准
+        train_time += time.perf_counter() - started
+        check_finite(step, loss)
+        if step % EVAL_INTERVAL == 0 or step == TRAIN_ITERS:
+            train_loss = estimate_loss(compiled, sample_batches(train_data))
+            test_loss = estimate_loss(compiled, sample_batches(test_data))
+            if step == TRAIN_ITERS:
+                test_loss = estimate_loss(model, all_batches(test_data))    # 形状不一，用没有编译的
+            check_finite(step, train_loss, test_loss)
+            bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
+            tok_per_s = step * BATCH_SIZE * BLOCK_SIZE / train_time
+            left = (time.perf_counter() - began) / step * (TRAIN_ITERS - step)
+            print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
+                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02.0f}:{left % 60:02.0f}')
+        started = time.perf_counter()
+
+    print(f'--- 训练后写的 ---\n{write(model, tokenizer)}\n---')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail('已中断')
+    except OSError as error:                                        # 磁盘写满、没有权限……
+        fail(f'读写文件出错：{error}')
+    except RuntimeError as error:
+        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        fail(f'显存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')
