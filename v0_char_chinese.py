@@ -1,4 +1,13 @@
-"""占位 v0_char_chinese
+"""同一个 GPT，改读中文歌词：模型一行没改，变的只是数据。
+
+相对 v0_char_english.py 的改动：
+- 数据从一个文件变成许多歌：`LYRICS_DIR` 和 `MAX_SONGS` 代替 `INPUT_FILE`，`load_songs` 代替 `load_text`；
+- `clean` 去掉署名行、段落标记和空行，重复的歌只留一首；
+- `load_data` 打乱后按歌曲切分：文件按歌手排序，若照旧切后 10%，测试的就是另一批歌手，重复的歌还会两边都有。
+
+看差异：git diff --no-index v0_char_english.py v0_char_chinese.py
+运行：python v0_char_chinese.py
+预期：@v0_char_chinese@
 """
 import json
 import math
@@ -105,7 +114,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 class CharTokenizer:

@@ -1,4 +1,8 @@
-"""占位 v0_char_english
+"""一个 GPT，从字符开始：读一个英文剧本，逐个字符地预测下一个字符，学会接着写。
+整个语言模型都在这一个文件里：数据、Transformer、训练、采样。这是阶梯的第一级，后面每一级只加一个想法。
+
+运行：python v0_char_english.py（训练文本是 input.txt，可以换成任何 UTF-8 文本）
+预期：@v0_char_english@
 """
 import math
 import random

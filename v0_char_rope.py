@@ -1,4 +1,14 @@
-"""占位 v0_char_rope
+"""旋转位置编码（RoPE）：不再给每个位置学一个向量，而是按位置旋转 q 和 k，让注意力只看两个字相距多远。
+
+相对 v0_char_chinese.py 的改动：
+- `rope_table` 算好每个位置的旋转角，`apply_rope` 旋转一组 q 或 k；
+- `Head` 里 q、k 先旋转再求点积；`MultiHeadAttention`、`Block` 把表往下传；
+- `GPT` 去掉位置向量表，全模型共用一张不必训练、不必保存的旋转表；
+- `check_constants` 多查一条：每个头的通道数要是偶数，才能两两配对。
+
+看差异：git diff --no-index v0_char_chinese.py v0_char_rope.py
+运行：python v0_char_rope.py
+预期：@v0_char_rope@
 """
 import json
 import math
@@ -107,7 +117,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 class CharTokenizer:

@@ -1,4 +1,12 @@
-"""占位 v2_cosine_lr
+"""学习率不再是常数：先预热（从 0 线性升高），再沿余弦曲线慢慢降到 `MIN_LR`。开头稳，中间快，结尾细。
+
+相对 v1_bpe_rope.py 的改动：
+- `get_lr` 给出第 it 步的学习率，由 `WARMUP_ITERS`、`LEARNING_RATE`（现在是最高点）、`MIN_LR` 决定；
+- 有了预热和衰减，最高点可以定得更高，模型也可以放大：`N_EMBED`、`N_HEADS`。
+
+看差异：git diff --no-index v1_bpe_rope.py v2_cosine_lr.py
+运行：python v2_cosine_lr.py
+预期：@v2_cosine_lr@
 """
 import hashlib
 import io
@@ -23,7 +31,7 @@ GPU = DEVICE.startswith('cuda')
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
-BPE_VOCAB_SIZE = 8000                       # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -116,7 +124,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 def train_tokenizer(songs):
@@ -129,11 +140,12 @@ def train_tokenizer(songs):
     digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
     if not path.exists():
-        # 每个字至少要占词表的一格。留一半给词；放不下的罕见字拆成字节，直到只剩 98% 的文字（SentencePiece 的下限），再不够才扩大词表
+        # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+        # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
         counts = Counter(char for line in lines for char in line)
         share, kept, total = 0.0, 0, counts.total()
         for _, count in counts.most_common():
-            if share >= 0.98 and kept >= BPE_VOCAB_SIZE // 2:
+            if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
                 break
             share, kept = share + count / total, kept + 1
         size = max(BPE_VOCAB_SIZE, kept + 260)

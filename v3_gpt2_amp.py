@@ -1,4 +1,14 @@
-"""占位 v3_gpt2_amp
+"""GPT-2 Small 的尺寸，以及让它训练得起的办法：混合精度、TF32、torch.compile。
+
+相对 v2_cosine_lr.py 的改动：
+- 模型放大到 GPT-2 Small：`N_EMBED`、`N_HEADS`、`N_LAYERS`、`BLOCK_SIZE`、`DROP_OUT`，`FeedForward` 用 GELU；
+  逐头注意力很占显存，所以 `BATCH_SIZE` 缩小；
+- `USE_AMP`、`AMP_DTYPE`：`autocast` 里的矩阵乘法用 16 位（`GPT` 的 generate、`estimate_loss`、训练都用），float16 还要 GradScaler；
+- `USE_COMPILE`：`compile_model` 把模型编译成融合的内核；机器做不到就照旧运行。
+
+看差异：git diff --no-index v2_cosine_lr.py v3_gpt2_amp.py
+运行：python v3_gpt2_amp.py
+预期：@v3_gpt2_amp@
 """
 import hashlib
 import io
@@ -23,7 +33,7 @@ GPU = DEVICE.startswith('cuda')
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
-BPE_VOCAB_SIZE = 8000                       # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -119,7 +129,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 def train_tokenizer(songs):
@@ -132,11 +145,12 @@ def train_tokenizer(songs):
     digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
     if not path.exists():
-        # 每个字至少要占词表的一格。留一半给词；放不下的罕见字拆成字节，直到只剩 98% 的文字（SentencePiece 的下限），再不够才扩大词表
+        # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+        # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
         counts = Counter(char for line in lines for char in line)
         share, kept, total = 0.0, 0, counts.total()
         for _, count in counts.most_common():
-            if share >= 0.98 and kept >= BPE_VOCAB_SIZE // 2:
+            if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
                 break
             share, kept = share + count / total, kept + 1
         size = max(BPE_VOCAB_SIZE, kept + 260)

@@ -1,4 +1,16 @@
-"""占位 v5_checkpoint
+"""经得起中断的训练：随时可以停，再运行一次就接着训练，结果和从没停过一样。
+
+相对 v4_flash_optim.py 的改动：
+- `save_checkpoint` 把权重、优化器、随机状态和全部常量（`config`）写进 `CHECKPOINT_DIR`：
+  每次评估写 latest.pt，最好的写 best.pt，每 `SAVE_INTERVAL` 步另存一份；
+- `RESUME`：`load_checkpoint` 读回并核对，`restore` 装回去，`train_loader` 从断开的那一步给出数据；
+  从头训练时 `move_old_checkpoints` 把旧文件移开；
+- `catch_signals`：Ctrl-C 或 SIGTERM 时先保存再停；`check_disk`：训练前先看磁盘够不够；
+- 每 `PREVIEW_INTERVAL` 步试写一首，看着它进步。
+
+看差异：git diff --no-index v4_flash_optim.py v5_checkpoint.py
+运行：python v5_checkpoint.py（Ctrl-C 停下，再运行就继续）
+预期：@v5_checkpoint@
 """
 import hashlib
 import io
@@ -27,7 +39,7 @@ GPU = DEVICE.startswith('cuda')
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
-BPE_VOCAB_SIZE = 8000                       # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -134,7 +146,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 def train_tokenizer(songs):
@@ -147,11 +162,12 @@ def train_tokenizer(songs):
     digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
     if not path.exists():
-        # 每个字至少要占词表的一格。留一半给词；放不下的罕见字拆成字节，直到只剩 98% 的文字（SentencePiece 的下限），再不够才扩大词表
+        # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+        # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
         counts = Counter(char for line in lines for char in line)
         share, kept, total = 0.0, 0, counts.total()
         for _, count in counts.most_common():
-            if share >= 0.98 and kept >= BPE_VOCAB_SIZE // 2:
+            if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
                 break
             share, kept = share + count / total, kept + 1
         size = max(BPE_VOCAB_SIZE, kept + 260)
@@ -448,7 +464,7 @@ def check_disk(model):
 def save_checkpoint(name, checkpoint):
     """写到临时文件，落盘，再改名：任何时刻被杀、断电、磁盘写满，原来的文件都完好。"""
     path = Path(CHECKPOINT_DIR) / name
-    temporary = path.with_suffix('.tmp')
+    temporary = path.with_name('unfinished.tmp')
     try:
         with open(temporary, 'wb') as file:
             torch.save(checkpoint, file)
@@ -595,9 +611,9 @@ def main():
                 save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
             rng = {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
             checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng}
-            save_checkpoint('latest.pt', checkpoint)
             if step % SAVE_INTERVAL == 0:
                 save_checkpoint(f'ckpt_{step}.pt', checkpoint)
+            save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
         if received and step < TRAIN_ITERS:
             print(f'收到停止信号，第 {step} 步已存入 {CHECKPOINT_DIR}/latest.pt，再运行就会继续')
             sys.exit(128 + received[0])

@@ -1,4 +1,12 @@
-"""占位 v6_wandb
+"""看得见的训练：用 wandb 记下损失、学习率、梯度范数、全部常量和试写的歌。没有账号或没有网络也能用。
+
+相对 v5_checkpoint.py 的改动：
+- `start_wandb` 在项目 `WANDB_PROJECT` 里开始记录；检查点里多一个 wandb_id，续训时接着画同一条曲线；
+- `log_metrics` 记一组数：每 `LOG_INTERVAL` 步记训练，每次评估记测试，每次试写记歌。
+
+看差异：git diff --no-index v5_checkpoint.py v6_wandb.py
+运行：python v6_wandb.py（离线时用 wandb leet 在终端里看曲线）
+预期：@v6_wandb@
 """
 import hashlib
 import io
@@ -28,7 +36,7 @@ GPU = DEVICE.startswith('cuda')
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
-BPE_VOCAB_SIZE = 8000                       # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -139,7 +147,10 @@ def load_songs():
     songs.pop('', None)
     songs = list(songs)
     random.Random(SEED).shuffle(songs)
-    return songs[:MAX_SONGS]
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
 
 
 def train_tokenizer(songs):
@@ -152,11 +163,12 @@ def train_tokenizer(songs):
     digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
     if not path.exists():
-        # 每个字至少要占词表的一格。留一半给词；放不下的罕见字拆成字节，直到只剩 98% 的文字（SentencePiece 的下限），再不够才扩大词表
+        # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+        # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
         counts = Counter(char for line in lines for char in line)
         share, kept, total = 0.0, 0, counts.total()
         for _, count in counts.most_common():
-            if share >= 0.98 and kept >= BPE_VOCAB_SIZE // 2:
+            if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
                 break
             share, kept = share + count / total, kept + 1
         size = max(BPE_VOCAB_SIZE, kept + 260)
@@ -453,7 +465,7 @@ def check_disk(model):
 def save_checkpoint(name, checkpoint):
     """写到临时文件，落盘，再改名：任何时刻被杀、断电、磁盘写满，原来的文件都完好。"""
     path = Path(CHECKPOINT_DIR) / name
-    temporary = path.with_suffix('.tmp')
+    temporary = path.with_name('unfinished.tmp')
     try:
         with open(temporary, 'wb') as file:
             torch.save(checkpoint, file)
@@ -529,14 +541,17 @@ def start_wandb(run_id):
     arguments = {'project': WANDB_PROJECT, 'id': run_id, 'resume': 'allow', 'config': config(),
                  'settings': wandb.Settings(silent=True, init_timeout=20, finish_timeout=60)}
     try:
-        run = wandb.init(mode=None if wandb.login(prompt=False) else 'offline', **arguments)
+        mode = wandb.setup().settings.mode                          # 默认 online；WANDB_MODE 或 wandb offline 可以改
+        run = wandb.init(mode='offline' if mode == 'online' and not wandb.login(prompt=False) else mode, **arguments)
     except Exception as error:                                      # 没有网络、密钥失效……
         print(f'wandb 连不上（{type(error).__name__}），改为离线')
         run = wandb.init(mode='offline', **arguments)
     run.define_metric('*', step_metric='step')                      # 续训会重走几步，wandb 自己的计数器不会退回去
-    folder = os.path.relpath(Path(run.dir).parent)
-    print(f'wandb 离线记录在 {folder}/：wandb leet 看曲线，wandb login 后用 wandb sync {folder} 上传' if run.offline
-          else f'wandb：{run.url}')
+    if run.offline:
+        folder = os.path.relpath(Path(run.dir).parent)
+        print(f'wandb 离线记录在 {folder}/：用 wandb leet 看曲线；wandb login 之后，用 wandb sync {folder} 上传')
+    else:
+        print(f'wandb：{run.url}')
     return run
 
 
@@ -629,9 +644,9 @@ def main():
                 save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
             rng = {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
             checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng}
-            save_checkpoint('latest.pt', checkpoint)
             if step % SAVE_INTERVAL == 0:
                 save_checkpoint(f'ckpt_{step}.pt', checkpoint)
+            save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
         if received and step < TRAIN_ITERS:
             print(f'收到停止信号，第 {step} 步已存入 {CHECKPOINT_DIR}/latest.pt，再运行就会继续')
             sys.exit(128 + received[0])

@@ -1,0 +1,139 @@
+"""What a user can get wrong ends with one clear message in Chinese and exit status 1: no traceback, nothing half-written."""
+import json
+import shutil
+
+import pytest
+from conftest import BPE, CHINESE, ROOT, ROPE, RUNGS, run_script
+
+SONGS = [{'name': str(i), 'singer': '某', 'lyric': [f'第{i}首歌', '春风又绿江南岸', '明月何时照我还'] * 3} for i in range(60)]
+
+
+def refused(path, *words, env=None):
+    """Run a script that must end with one message that holds all of `words`."""
+    before = set(path.parent.rglob('*'))
+    done = run_script(path, env=env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith('错误：') and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    written = {p.name for p in set(path.parent.rglob('*')) - before if p.is_file()}
+    assert not [name for name in written if name.endswith(('.tmp', '.pt'))], written
+    return done
+
+
+def with_data(rung, name, tmp_path, content, file='lyrics1.json', **constants):
+    folder = tmp_path / 'ChineseLyrics'
+    folder.mkdir()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    if name in BPE:
+        constants = {'BPE_VOCAB_SIZE': 400} | constants
+    return rung(name, LYRICS_DIR='ChineseLyrics', **constants)
+
+
+def encode(songs):
+    return json.dumps(songs, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize('name', CHINESE)
+def test_no_data_at_all(name, rung):
+    refused(rung(name, LYRICS_DIR='nowhere'), 'nowhere/', 'sample.json', 'README.md')
+
+
+def test_no_input_file(rung):
+    refused(rung('v0_char_english', INPUT_FILE='nowhere.txt'), 'nowhere.txt', 'INPUT_FILE')
+
+
+def test_input_file_in_another_encoding(rung, tmp_path):
+    (tmp_path / 'gbk.txt').write_bytes('床前明月光' .encode('gbk') * 100)
+    refused(rung('v0_char_english', INPUT_FILE='gbk.txt'), 'gbk.txt', 'UTF-8')
+
+
+BROKEN = {
+    'empty folder': (None, ['ChineseLyrics/', 'README.md']),
+    'truncated': (encode(SONGS)[:-100], ['lyrics1.json', 'JSON', '重新下载']),
+    'empty file': (b'', ['lyrics1.json', 'JSON']),
+    'not an array': (encode({'songs': SONGS}), ['lyrics1.json', '数组']),
+    'gbk': (json.dumps(SONGS, ensure_ascii=False).encode('gbk'), ['lyrics1.json', 'UTF-8', 'GBK']),
+    'no lyric': (encode(SONGS[:3] + [{'name': '无词'}]), ['lyrics1.json', '第 4 首', '"lyric"']),
+    'entries are strings': (encode(['一首歌']), ['lyrics1.json', '第 1 首', '"lyric"']),
+    'lyric of numbers': (encode([{'lyric': [1, 2]}]), ['lyrics1.json', '第 1 首']),
+    'lyric is null': (encode([{'lyric': None}]), ['lyrics1.json', '第 1 首']),
+    'no songs': (b'[]', ['ChineseLyrics/', '0 首']),
+    'only credits': (encode([{'lyric': ['作词：某人']}]), ['ChineseLyrics/', '0 首']),
+    'one song': (encode([{'lyric': ['短']}]), ['ChineseLyrics/', '1 首']),
+    'two short songs': (encode([{'lyric': ['短']}, {'lyric': ['长']}]), ['BLOCK_SIZE = 32']),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+@pytest.mark.parametrize('name', ['v0_char_chinese', 'v6_wandb'])
+def test_broken_data(name, case, rung, tmp_path):
+    content, words = BROKEN[case]
+    refused(with_data(rung, name, tmp_path, content), *words)
+
+
+def test_a_string_for_lyric_is_taken_by_its_lines(rung, tmp_path):
+    songs = [{'lyric': '\n'.join(song['lyric'])} for song in SONGS]
+    done = run_script(with_data(rung, 'v2_cosine_lr', tmp_path, encode(songs)))
+    assert done.returncode == 0 and '歌曲 60 ' in done.stdout
+
+
+@pytest.mark.parametrize('name', RUNGS)
+def test_corpus_shorter_than_a_window(name, rung):
+    refused(rung(name, BLOCK_SIZE=50000), 'BLOCK_SIZE = 50000', '测试部分', '改小')
+
+
+@pytest.mark.parametrize('name', RUNGS)
+def test_width_not_divisible_by_heads(name, rung):
+    refused(rung(name, N_EMBED=32, N_HEADS=3), 'N_EMBED = 32', 'N_HEADS = 3')
+
+
+@pytest.mark.parametrize('name', ROPE)
+def test_odd_head_size_with_rope(name, rung):
+    refused(rung(name, N_EMBED=30, N_HEADS=2), '15', 'RoPE')
+
+
+def test_odd_head_size_is_fine_without_rope(rung):
+    assert run_script(rung('v0_char_chinese', N_EMBED=30, N_HEADS=2)).returncode == 0
+
+
+@pytest.mark.parametrize('constants', [{'BPE_VOCAB_SIZE': 100}, {'BPE_VOCAB_SIZE': -1}, {'BPE_VOCAB_SIZE': 4000.5}, {'TRAIN_ITERS': 0},
+                                       {'BATCH_SIZE': -3}, {'EVAL_INTERVAL': 0}, {'SAVE_INTERVAL': 0}, {'N_HEADS': 0}, {'TEMPERATURE': 0},
+                                       {'DEVICE': 'cuda:7'}, {'DEVICE': 'gpu'}])
+def test_useless_constants(constants, rung):
+    [(name, value)] = constants.items()
+    refused(rung('v6_wandb', **constants), name, str(value))
+
+
+@pytest.mark.parametrize('name', RUNGS)
+def test_out_of_memory_names_the_batch_size(name, rung):
+    path = rung(name)
+    source = path.read_text(encoding='utf-8')
+    line = '        logits = self.lm_head('
+    assert source.count(line) == 1
+    path.write_text(source.replace(line, "        if self.training: raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n" + line),
+                    encoding='utf-8')
+    refused(path, 'BATCH_SIZE = 4', '显存')
+
+
+@pytest.mark.parametrize('name', RUNGS)
+def test_loss_not_finite(name, rung):
+    refused(rung(name, LEARNING_RATE=1e30, TRAIN_ITERS=100), '不是有限的数', 'LEARNING_RATE')
+
+
+def test_tokenizer_cannot_be_written(rung, tmp_path):
+    """A full disk, as a limit on the size of files."""
+    shutil.copytree(ROOT / 'ChineseLyrics', tmp_path / 'ChineseLyrics', ignore=shutil.ignore_patterns('*.model', 'lyrics*'))
+    path = rung('v2_cosine_lr', LYRICS_DIR='ChineseLyrics')
+    source = path.read_text(encoding='utf-8')
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n'
+    path.write_text(source.replace("if __name__ == '__main__':", limit + "if __name__ == '__main__':"), encoding='utf-8')
+    done = run_script(path)
+    assert done.returncode == 1 and done.stderr.startswith('错误：') and 'Traceback' not in done.stderr
+    assert not list((tmp_path / 'ChineseLyrics').glob('*.model'))
+
+
+def test_output_that_the_terminal_cannot_show(rung):
+    done = run_script(rung('v0_char_chinese'), env={'PYTHONUTF8': '0', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'})
+    assert done.returncode == 0 and '?' in done.stdout
