@@ -127,8 +127,8 @@ class Head(nn.Module):
     def forward(self, x):                                           # (B, T, C)
         T = x.shape[1]
         q, k, v = self.query(x), self.key(x), self.value(x)         # (B, T, head_size)
-        wei = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5         # (B, T, T)
-        wei = wei.masked_fill(~self.tril[:T, :T], float('-inf'))    # 不许看后面
+        wei = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)         # (B, T, T)
+        wei = torch.where(self.tril[:T, :T], wei, float('-inf'))    # 不许看后面
         wei = self.dropout(F.softmax(wei, dim=-1))
         return wei @ v                                              # (B, T, head_size)
 

@@ -86,13 +86,13 @@ def clean(lyric):
 
     署名行要有职务名 *和* 冒号：以「鼓」「制作」开头的歌词不能误删。
     """
-    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期'
-            '|配唱|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广'
-            '|lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP')
+    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期|配唱'
+            '|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广')
+    english = 'lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP'
     others = r'人|师|者|员|室|棚|公司|助理|总|工程|设计|指导|演奏|及|和|与|[\sA-Za-z/、&·.・()（）-]'
-    credit = re.compile(rf'\W*(?:{jobs})(?:{jobs}|{others})*[:：]', re.IGNORECASE)
+    credit = re.compile(rf'\W*(?:{jobs}|(?:{english})\b)(?:{jobs}|{others})*[:：]', re.IGNORECASE)
     section = re.compile(r'\W*(?:主歌|副歌|导歌|预副歌|前奏|间奏|尾奏|过门|桥段|verse|(?:pre-?)?chorus|bridge|intro|outro|hook'
-                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四ABCD]*\W*', re.IGNORECASE)
+                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四]*[A-D]?\W*', re.IGNORECASE)
     lines = (line.strip() for line in lyric.splitlines())
     return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
 
@@ -139,28 +139,32 @@ def train_tokenizer(songs):
     lines = [line for song in songs for line in song.split('\n')]
     digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
+
+    # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+    # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
+    counts = Counter(char for line in lines for char in line)
+    share, kept, total = 0.0, 0, counts.total()
+    for _, count in counts.most_common():
+        if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
+            break
+        share, kept = share + count / total, kept + 1
+    if kept < len(counts):
+        print(f'语料有 {len(counts)} 种字，词表放不下：常见的 {kept} 种（占 {share:.2%}）各有一个 token，其余拆成字节')
+
     if not path.exists():
-        # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
-        # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
-        counts = Counter(char for line in lines for char in line)
-        share, kept, total = 0.0, 0, counts.total()
-        for _, count in counts.most_common():
-            if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
-                break
-            share, kept = share + count / total, kept + 1
-        size = max(BPE_VOCAB_SIZE, kept + 260)
-        if kept < len(counts):
-            print(f'语料有 {len(counts)} 种字，词表放不下：常见的 {kept} 种（占 {share:.2%}）各有一个 token，其余拆成字节')
         model = io.BytesIO()
         spm.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, model_type='bpe', vocab_size=size, hard_vocab_limit=False,
-            character_coverage=min(share, 1.0), byte_fallback=True, required_chars='▁\n', normalization_rule_name='identity',
-            add_dummy_prefix=False, remove_extra_whitespaces=False, max_sentence_length=2**30,
-            unk_id=0, eos_id=1, bos_id=-1, minloglevel=2)
+            sentence_iterator=iter(lines), model_writer=model, model_type='bpe', vocab_size=max(BPE_VOCAB_SIZE, kept + 260),
+            hard_vocab_limit=False, character_coverage=min(share, 1.0), byte_fallback=True, required_chars='▁\n',
+            normalization_rule_name='identity', add_dummy_prefix=False, remove_extra_whitespaces=False,
+            max_sentence_length=2**30, unk_id=0, eos_id=1, bos_id=-1, minloglevel=2)
         temporary = path.with_suffix('.tmp')
         temporary.write_bytes(model.getvalue())
         temporary.replace(path)                                     # 写完才改名：中途被杀也不会留下半个文件
-    tokenizer = spm.SentencePieceProcessor(model_file=str(path))
+    try:
+        tokenizer = spm.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError):
+        fail(f'{path} 坏了：删掉它再运行，会重新学一份')
     if len(tokenizer) != BPE_VOCAB_SIZE:
         print(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE} 对这份语料不合适，实际用 {len(tokenizer)}')
     return tokenizer
@@ -196,21 +200,22 @@ def get_batch(data, it):
 
 # ---------- 模型 ----------
 def rope_table():
-    """RoPE（arXiv:2104.09864）旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size / 2)。
-
-    位置 t 上第 i 对通道转 t * 10000^(-2i / head_size) 弧度。
-    """
+    """RoPE（arXiv:2104.09864）旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size)。位置 t 上第 i 对通道转 t * 10000^(-2i / head_size) 弧度。"""
     head_size = N_EMBED // N_HEADS
     frequencies = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
-    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)
-    return torch.stack((angles.cos(), angles.sin()))
+    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)     # (BLOCK_SIZE, head_size / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
 
 def apply_rope(x, rope):
-    """把通道 i 与 i + head_size / 2 看成平面上的一点，按所在位置转一个角度。转过的 q、k 的点积只取决于两者的距离。"""
-    cos, sin = rope                                                 # (T, head_size / 2)
-    x1, x2 = x.chunk(2, dim=-1)                                     # (..., T, head_size / 2)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+    """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
+
+    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    """
+    cos, sin = rope                                                 # (T, head_size)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
+    return torch.addcmul(x * cos, swapped, sin)                     # x * cos + swapped * sin，一步算完
 
 
 class Head(nn.Module):
@@ -228,8 +233,8 @@ class Head(nn.Module):
         T = x.shape[1]
         q, k, v = self.query(x), self.key(x), self.value(x)         # (B, T, head_size)
         q, k = apply_rope(q, rope), apply_rope(k, rope)
-        wei = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5         # (B, T, T)
-        wei = wei.masked_fill(~self.tril[:T, :T], float('-inf'))    # 不许看后面
+        wei = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)         # (B, T, T)
+        wei = torch.where(self.tril[:T, :T], wei, float('-inf'))    # 不许看后面
         wei = self.dropout(F.softmax(wei, dim=-1))
         return wei @ v                                              # (B, T, head_size)
 
@@ -354,7 +359,8 @@ def check_finite(step, *values):
 def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
-    return tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
+    text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
+    return ''.join(char for char in text if char.isprintable() or char == '\n')     # 字节会拼出控制字符，终端不爱看
 
 
 def main():

@@ -57,7 +57,7 @@ def test_parameter_count(name, load):
 def test_rope_depends_on_distances_only(name, load):
     module = load(name, BLOCK_SIZE=64)
     table = module.rope_table()
-    assert table.dtype == torch.float32 and table.shape == (2, 64, 8)
+    assert table.dtype == torch.float32 and table.shape == (2, 64, 16)
     q, k = torch.randn(2, 16, dtype=torch.float64)
     q = module.apply_rope(q.expand(64, 16), table.double())
     k = module.apply_rope(k.expand(64, 16), table.double())
