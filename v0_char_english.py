@@ -100,7 +100,7 @@ def load_data():
     print(f'词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
     for name, data in (('训练', train_data), ('测试', test_data)):
         if len(data) <= BLOCK_SIZE:
-            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请换更长的文本，或改小 BLOCK_SIZE')
+            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
     return tokenizer, train_data, test_data, len(test_data)
 
 

@@ -208,7 +208,7 @@ def load_data():
     print(f'歌曲 {len(songs):,} | 词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
     for name, data in (('训练', train_data), ('测试', test_data)):
         if len(data) <= BLOCK_SIZE:
-            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请多放些歌，或改小 BLOCK_SIZE')
+            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
     return tokenizer, train_data, test_data, sum(len(song) + 1 for song in test_songs)  # 一处分隔算一个字符
 
 
