@@ -194,7 +194,7 @@ def train_tokenizer(songs):
 
 def encode_songs(tokenizer, songs):
     """(N,) 所有歌曲的 token，每首后面一个分隔符（eos）。"""
-    return torch.tensor([i for ids in tokenizer.encode(songs) for i in (*ids, tokenizer.eos_id())])
+    return torch.tensor([i for ids in tokenizer.encode(songs, add_eos=True) for i in ids])
 
 
 def load_data():
