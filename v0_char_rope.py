@@ -159,8 +159,8 @@ def get_batch(data, it):
     """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
     rng = random.Random(f'{SEED} {it}')
     starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
-    windows = data[starts[:, None] + torch.arange(BLOCK_SIZE + 1)]  # (B, T+1)
-    return windows[:, :-1], windows[:, 1:]                          # (B, T), (B, T)
+    positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
+    return data[positions], data[positions + 1]                     # (B, T), (B, T)
 
 
 # ---------- 模型 ----------
@@ -356,13 +356,15 @@ def main():
         check_finite(step, loss)
         if step % EVAL_INTERVAL == 0 or step == TRAIN_ITERS:
             train_loss = estimate_loss(model, sample_batches(train_data))
-            test_loss = estimate_loss(model, all_batches(test_data) if step == TRAIN_ITERS else sample_batches(test_data))
+            test_loss = estimate_loss(model, sample_batches(test_data))
+            if step == TRAIN_ITERS:
+                test_loss = estimate_loss(model, all_batches(test_data))
             check_finite(step, train_loss, test_loss)
             bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
             tok_per_s = step * BATCH_SIZE * BLOCK_SIZE / train_time
-            left = (time.perf_counter() - began) / step * (TRAIN_ITERS - step)
+            left = round((time.perf_counter() - began) / step * (TRAIN_ITERS - step))
             print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
-                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02.0f}:{left % 60:02.0f}')
+                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}')
         started = time.perf_counter()
 
     print(f'--- 训练后写的 ---\n{write(model, tokenizer)}\n---')

@@ -199,8 +199,8 @@ def get_batch(data, it):
     """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
     rng = random.Random(f'{SEED} {it}')
     starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
-    windows = data[starts[:, None] + torch.arange(BLOCK_SIZE + 1)]  # (B, T+1)
-    return windows[:, :-1], windows[:, 1:]                          # (B, T), (B, T)
+    positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
+    return data[positions], data[positions + 1]                     # (B, T), (B, T)
 
 
 # ---------- 模型 ----------
@@ -331,20 +331,21 @@ class GPT(nn.Module):
 
 # ---------- 训练 ----------
 def autocast():
-    """这个范围里的矩阵乘法用 AMP_DTYPE，其余仍是 float32。"""
+    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
     return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
 
 
-def compile_model(model, x, y):
+def compile_model(model, data):
     """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
     if not USE_COMPILE:
         return model
     print('torch.compile 编译中，第一次要等一会儿……')
     started = time.perf_counter()
     compiled = torch.compile(model)
+    x, y = get_batch(data, 0)
     try:
         with autocast():
-            _, loss = compiled(x, y)
+            _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
         loss.backward()
         loss.item()
     except torch.OutOfMemoryError:
@@ -402,8 +403,8 @@ def get_lr(it):
     """第 it 步的学习率：先直线上升，再沿余弦降到 MIN_LR（arXiv:1608.03983）。"""
     if it < WARMUP_ITERS:
         return LEARNING_RATE * (it + 1) / (WARMUP_ITERS + 1)
-    progress = (it - WARMUP_ITERS) / max(1, TRAIN_ITERS - WARMUP_ITERS)     # 0 到 1
-    return MIN_LR + 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) * (LEARNING_RATE - MIN_LR)
+    progress = (it - WARMUP_ITERS) / (TRAIN_ITERS - WARMUP_ITERS)   # 0 到 1
+    return MIN_LR + 0.5 * (1 + math.cos(math.pi * progress)) * (LEARNING_RATE - MIN_LR)
 
 
 def main():
@@ -421,7 +422,7 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
-    compiled = compile_model(model, *(t.to(DEVICE) for t in get_batch(train_data, 0)))
+    compiled = compile_model(model, train_data)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     initial_loss, uniform = estimate_loss(model, sample_batches(test_data)), math.log(len(tokenizer))
     print(f'参数 {parameters:.2f} M | 第 0 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
@@ -451,9 +452,9 @@ def main():
             check_finite(step, train_loss, test_loss)
             bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
             tok_per_s = step * BATCH_SIZE * BLOCK_SIZE / train_time
-            left = (time.perf_counter() - began) / step * (TRAIN_ITERS - step)
+            left = round((time.perf_counter() - began) / step * (TRAIN_ITERS - step))
             print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
-                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02.0f}:{left % 60:02.0f}')
+                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}')
         started = time.perf_counter()
 
     print(f'--- 训练后写的 ---\n{write(model, tokenizer)}\n---')

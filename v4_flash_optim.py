@@ -5,7 +5,7 @@
 - 初始化：`GPT` 里的 init_weights，N(0, 0.02)，残差上的投影再缩小；
 - 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减矩阵），`GRAD_CLIP` 裁剪梯度；
 - 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`；
-  `ignore_ctrl_c` 让子进程不理会 Ctrl-C。
+  `ignore_signals` 让子进程不理会 Ctrl-C。
 
 看差异：git diff --no-index v3_gpt2_amp.py v4_flash_optim.py
 运行：python v4_flash_optim.py
@@ -207,8 +207,8 @@ def get_batch(data, it):
     """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
     rng = random.Random(f'{SEED} {it}')
     starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
-    windows = data[starts[:, None] + torch.arange(BLOCK_SIZE + 1)]  # (B, T+1)
-    return windows[:, :-1], windows[:, 1:]                          # (B, T), (B, T)
+    positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
+    return data[positions], data[positions + 1]                     # (B, T), (B, T)
 
 
 class TrainBatches(Dataset):
@@ -221,16 +221,17 @@ class TrainBatches(Dataset):
         return get_batch(self.data, it)
 
 
-def ignore_ctrl_c(worker_id):
-    """Ctrl-C 归主进程处理，子进程不理会。"""
+def ignore_signals(worker_id):
+    """Ctrl-C 和停止信号归主进程处理，子进程不理会。"""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def train_loader(data):
     """依次给出第 0、1、2…… 步的批。"""
     return DataLoader(TrainBatches(data), batch_size=None, sampler=range(TRAIN_ITERS), num_workers=NUM_WORKERS,
                       prefetch_factor=PREFETCH_FACTOR if NUM_WORKERS else None, pin_memory=GPU,
-                      worker_init_fn=ignore_ctrl_c, generator=torch.Generator())    # 自己的发生器：不动全局的随机状态
+                      worker_init_fn=ignore_signals, generator=torch.Generator())    # 自己的发生器：不动全局的随机状态
 
 
 # ---------- 模型 ----------
@@ -264,12 +265,12 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
-        q, k, v = (y.view(B, T, N_HEADS, -1).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))     # (B, n_heads, T, head_size)
+        q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
         q, k = apply_rope(q, rope), apply_rope(k, rope)
         # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
-        dropout = DROP_OUT if self.training and GPU else 0.0
+        dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        out = out.transpose(1, 2).reshape(B, T, C)
+        out = out.transpose(1, 2).reshape(B, T, C)                  # (B, T, C)，各头接起来
         return self.dropout(self.proj(out))
 
 
@@ -357,20 +358,21 @@ class GPT(nn.Module):
 
 # ---------- 训练 ----------
 def autocast():
-    """这个范围里的矩阵乘法用 AMP_DTYPE，其余仍是 float32。"""
+    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
     return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
 
 
-def compile_model(model, x, y):
+def compile_model(model, data):
     """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
     if not USE_COMPILE:
         return model
     print('torch.compile 编译中，第一次要等一会儿……')
     started = time.perf_counter()
     compiled = torch.compile(model)
+    x, y = get_batch(data, 0)
     try:
         with autocast():
-            _, loss = compiled(x, y)
+            _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
         loss.backward()
         loss.item()
     except torch.OutOfMemoryError:
@@ -428,8 +430,8 @@ def get_lr(it):
     """第 it 步的学习率：先直线上升，再沿余弦降到 MIN_LR（arXiv:1608.03983）。"""
     if it < WARMUP_ITERS:
         return LEARNING_RATE * (it + 1) / (WARMUP_ITERS + 1)
-    progress = (it - WARMUP_ITERS) / max(1, TRAIN_ITERS - WARMUP_ITERS)     # 0 到 1
-    return MIN_LR + 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) * (LEARNING_RATE - MIN_LR)
+    progress = (it - WARMUP_ITERS) / (TRAIN_ITERS - WARMUP_ITERS)   # 0 到 1
+    return MIN_LR + 0.5 * (1 + math.cos(math.pi * progress)) * (LEARNING_RATE - MIN_LR)
 
 
 def make_optimizer(model):
@@ -455,7 +457,7 @@ def main():
     optimizer = make_optimizer(model)
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
-    compiled = compile_model(model, *(t.to(DEVICE) for t in get_batch(train_data, 0)))
+    compiled = compile_model(model, train_data)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     initial_loss, uniform = estimate_loss(model, sample_batches(test_data)), math.log(len(tokenizer))
     print(f'参数 {parameters:.2f} M | 第 0 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
@@ -467,7 +469,7 @@ def main():
         for group in optimizer.param_groups:
             group['lr'] = get_lr(it)
         with autocast():
-            _, loss = compiled(x.to(DEVICE, non_blocking=True), y.to(DEVICE, non_blocking=True))
+            _, loss = compiled(x.to(DEVICE, non_blocking=GPU), y.to(DEVICE, non_blocking=GPU))
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪
@@ -486,9 +488,9 @@ def main():
             check_finite(step, train_loss, test_loss)
             bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
             tok_per_s = step * BATCH_SIZE * BLOCK_SIZE / train_time
-            left = (time.perf_counter() - began) / step * (TRAIN_ITERS - step)
+            left = round((time.perf_counter() - began) / step * (TRAIN_ITERS - step))
             print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
-                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02.0f}:{left % 60:02.0f}')
+                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}')
         started = time.perf_counter()
 
     print(f'--- 训练后写的 ---\n{write(model, tokenizer)}\n---')

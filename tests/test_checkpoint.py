@@ -1,4 +1,5 @@
 """Runs that survive: exact resume, kill -9 at any moment, full disks, and checkpoints that do not fit."""
+import os
 import random
 import re
 import signal
@@ -44,9 +45,9 @@ def assert_same_end(folder: Path, reference: Path):
     assert not list((folder / 'checkpoints').glob('*.tmp'))
 
 
-def start(path: Path) -> subprocess.Popen:
+def start(path: Path, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, '-u', path.name], cwd=path.parent, env=environment(path.parent), stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, encoding='utf-8')
+                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, encoding='utf-8', **options)
 
 
 def wait_for(process, pattern):
@@ -161,6 +162,19 @@ def test_ctrl_c_saves_first(rung, uninterrupted, tmp_path):
     assert 10 <= step < ITERS and f'第 {step} 步已存入' in output
     assert run_script(path).returncode == 0
     assert_same_checkpoints_but_config(tmp_path, uninterrupted[0], 'v6')
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='process groups')
+def test_sigterm_to_the_whole_group_saves_first(rung, tmp_path):
+    """As systemd and SLURM stop a job: the DataLoader's workers get the signal too."""
+    path = rung('v5_checkpoint', TRAIN_ITERS=100000, EVAL_INTERVAL=5, NUM_WORKERS=2)
+    process = start(path, start_new_session=True)
+    wait_for(process, r'step +5/')
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    step = int(re.search(r'第 (\d+) 步已存入', output).group(1))
+    assert 'Traceback' not in output and read(tmp_path / 'checkpoints/latest.pt')['step'] == step
 
 
 def test_ctrl_c_before_training_is_no_traceback(rung):
@@ -313,11 +327,12 @@ def test_disk_estimate_covers_what_a_run_writes(load, uninterrupted):
     assert used - overhead < need < 2 * used
 
 
-def test_a_loss_that_is_not_finite_leaves_the_checkpoints_as_they_were(rung, tmp_path):
+@pytest.mark.parametrize('rate', [1e30, 3e38])                     # breaks at the next loss; breaks the weights before any loss shows it
+def test_a_loss_that_is_not_finite_leaves_the_checkpoints_as_they_were(rate, rung, tmp_path):
     path = rung('v5_checkpoint', TRAIN_ITERS=10, EVAL_INTERVAL=5)
     assert run_script(path).returncode == 0
     before = {file: file.read_bytes() for file in (tmp_path / 'checkpoints').iterdir()}
-    edit_again(path, TRAIN_ITERS=200, LEARNING_RATE=1e30, MIN_LR=1e30, SAVE_INTERVAL=1, EVAL_INTERVAL=100)
+    edit_again(path, TRAIN_ITERS=200, LEARNING_RATE=rate, MIN_LR=rate, SAVE_INTERVAL=1, EVAL_INTERVAL=100)
     done = run_script(path)
     assert done.returncode == 1 and '不是有限的数' in done.stderr and 'LEARNING_RATE' in done.stderr
     after = {file: file.read_bytes() for file in (tmp_path / 'checkpoints').iterdir()}

@@ -194,7 +194,6 @@ def test_schedule(name, load):
     assert all(a > b for a, b in zip(rates[10:-1], rates[11:], strict=True))
     assert module.get_lr(60) == pytest.approx(5.5e-4)               # half way: the mean of both ends
     assert rates[-1] == pytest.approx(1e-4, rel=0.01)
-    assert module.get_lr(110) == module.get_lr(500) == 1e-4
 
 
 @pytest.mark.parametrize(('warmup', 'iters'), [(100, 10), (0, 1), (1, 1), (10, 10)])

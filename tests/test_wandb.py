@@ -1,6 +1,8 @@
 """v6 and wandb: what an offline run holds, read back with wandb's own tool; and that wandb never asks nor stops a run."""
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 
@@ -110,7 +112,6 @@ def test_goes_offline_without_a_network(rung, tmp_path):
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs a pseudo-terminal')
 def test_never_asks_at_a_terminal(rung, tmp_path):
     """Without an account, on a terminal that could be asked: no question, no waiting."""
-    import os
     import pty
     path = rung('v6_wandb')
     parent, child = pty.openpty()
@@ -119,6 +120,9 @@ def test_never_asks_at_a_terminal(rung, tmp_path):
     os.close(child)
     output = b''
     while True:
+        if not select.select([parent], [], [], 120)[0]:             # it waits for an answer
+            process.kill()
+            pytest.fail(output.decode('utf-8', 'replace'))
         try:
             piece = os.read(parent, 65536)
         except OSError:                                             # Linux: the other end is closed
@@ -136,6 +140,7 @@ def test_the_users_mode_is_respected(mode, rung, tmp_path):
     done = run_script(rung('v6_wandb'), env={'WANDB_MODE': mode, 'WANDB_API_KEY': '0' * 40})
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob('wandb/offline-run-*'))) == (mode == 'offline')
+    assert ('wandb' in done.stdout) == (mode == 'offline')
 
 
 def test_a_failing_log_does_not_stop_the_run(rung):
@@ -144,3 +149,22 @@ def test_a_failing_log_does_not_stop_the_run(rung):
     path.write_text(source.replace('        run.log(metrics)', "        raise BrokenPipeError('gone')"), encoding='utf-8')
     done = run_script(path)
     assert done.returncode == 0 and 'wandb 没有记上（BrokenPipeError）' in done.stdout
+
+
+@pytest.mark.parametrize('line', ['        run = wandb.init(mode=', '        run.finish()'])
+def test_a_wandb_that_does_not_work_at_all_does_not_stop_the_run(line, rung, tmp_path):
+    path = rung('v6_wandb')
+    source = path.read_text(encoding='utf-8')
+    broken = source.replace(line, line.replace('run = wandb.init(', 'run = broken('))
+    broken = broken.replace('        run.finish()', '        broken()') if 'finish' in line else broken
+    broken = broken.replace('def start_wandb', """def broken(mode=None, **arguments):
+    if mode == 'disabled':
+        return wandb.init(mode=mode, **arguments)
+    raise OSError('no service')
+
+
+def start_wandb""")
+    path.write_text(broken, encoding='utf-8')
+    done = run_script(path)
+    assert done.returncode == 0 and 'OSError' in done.stdout, done.stderr
+    assert len(log_lines(done.stdout)) == 2 and (tmp_path / 'checkpoints/latest.pt').exists()
