@@ -1,0 +1,118 @@
+"""bench/: the runs, the tables and that they can be continued. Tiny runs on the sample; no timing is asserted."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, environment
+
+sys.path.insert(0, str(ROOT / 'bench'))
+import ladder  # noqa: E402
+from machine import describe  # noqa: E402
+
+TINY = {'N_EMBED': 32, 'N_HEADS': 2, 'N_LAYERS': 1, 'BLOCK_SIZE': 32, 'BATCH_SIZE': 4, 'EVAL_ITERS': 2, 'BPE_VOCAB_SIZE': 3000,
+        'WARMUP_ITERS': 2}
+
+
+@pytest.mark.parametrize(('rung', 'name', 'edits'), ladder.WITHOUT, ids=[name for _, name, _ in ladder.WITHOUT])
+def test_every_idea_can_be_left_out(rung, name, edits, tmp_path, lyrics_dir):
+    constants, patches = (edits, []) if isinstance(edits, dict) else ({}, edits)
+    same = TINY | {'LYRICS_DIR': str(lyrics_dir), 'TRAIN_ITERS': 4, 'EVAL_INTERVAL': 4, 'DROP_OUT': 0.0, 'MAX_NEW_TOKENS': 5}
+    source = ladder.edit(rung, same | constants, patches)
+    assert source != ladder.edit(rung, same)
+    result = ladder.run(source, rung)
+    assert [point['step'] for point in result['curve']] == [4] and 8 < result['curve'][0]['bits_per_char'] < 20
+
+
+def test_a_stale_patch_is_refused():
+    with pytest.raises(SystemExit, match='0 times, not once'):
+        ladder.edit('v4_flash_optim', {}, [('no such line', '')])
+
+
+@pytest.fixture
+def project(tmp_path, lyrics_dir):
+    """A copy of the project whose controlled size is tiny, so that a whole bench runs in seconds."""
+    for path in ROOT.glob('v*.py'):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(ROOT / 'bench', tmp_path / 'bench', ignore=shutil.ignore_patterns('results', '__pycache__'))
+    shutil.copytree(lyrics_dir, tmp_path / 'ChineseLyrics')
+    shutil.copy(ROOT / 'input.txt', tmp_path)
+    for name in ('README.md', 'README.en.md'):
+        (tmp_path / name).write_text('a\n<!-- bench controlled -->\nold\n<!-- /bench -->\nb\n', encoding='utf-8')
+    path = tmp_path / 'bench' / 'ladder.py'
+    source = path.read_text(encoding='utf-8')
+    start, end = source.index("    'cpu': {'N_EMBED'"), source.index("    'cuda': {'N_EMBED'")
+    path.write_text(source[:start] + f"    'cpu': {TINY | {'DROP_OUT': 0.0}},\n" + source[end:], encoding='utf-8')
+    return tmp_path
+
+
+def bench(project, *arguments):
+    return subprocess.run([sys.executable, 'bench/ladder.py', *arguments], cwd=project, env=environment(project), text=True,
+                          encoding='utf-8', capture_output=True, timeout=280)
+
+
+def test_the_bench_runs_continues_and_reports(project):
+    arguments = ['--only', 'controlled', '--seeds', '1', '--budget', '1500', '--readme']
+    done = bench(project, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '8 runs, 0 of them done already' in done.stdout and 'about' in done.stdout
+    [path] = (project / 'bench/results').glob('*.json')
+    results = json.loads(path.read_text(encoding='utf-8'))
+    assert path.stem == describe()['name'] and results['machine']['packages']['torch']
+    assert str(project) not in path.read_text(encoding='utf-8')     # no path of this machine
+    jobs = results['jobs']
+    assert list(jobs) == [f'controlled/{rung}/seed 1' for rung in ladder.RUNGS[1:]]
+    for job in jobs.values():
+        assert job['curve'][-1]['step'] == job['curve'][-1]['tokens'] / 128 and job['peak_ram'] > 10**8 and job['matrix_flops'] > 10**8
+        assert all(a['seconds'] <= b['seconds'] for a, b in zip(job['curve'], job['curve'][1:], strict=False))
+    tokens = {rung: jobs[f'controlled/{rung}/seed 1']['curve'][-1]['tokens'] for rung in ladder.RUNGS[1:]}
+    assert tokens['v0_char_chinese'] == round(1500 / 128) * 128 > tokens['v1_bpe_rope']     # the same text is fewer BPE tokens
+    assert jobs['controlled/v5_checkpoint/seed 1']['curve'][-1]['test'] == jobs['controlled/v4_flash_optim/seed 1']['curve'][-1]['test']
+
+    text = (project / 'README.md').read_text(encoding='utf-8')
+    assert text.startswith('a\n<!-- bench controlled -->\n') and text.endswith('<!-- /bench -->\nb\n') and 'old' not in text
+    final = jobs['controlled/v2_cosine_lr/seed 1']['curve'][-1]['bits_per_char']
+    assert re.search(rf'\| `v2_cosine_lr` \| {final:.3f} \|', text)
+    for axis in ('tokens', 'seconds'):
+        svg = path.with_name(f'{path.stem}-{axis}.svg').read_text(encoding='utf-8')
+        assert svg.startswith('<?xml') and 'v6_wandb' in svg and '#ffffff' not in svg.split('<defs>')[0]
+
+    del jobs['controlled/v3_gpt2_amp/seed 1']                       # as if it had been stopped there
+    path.write_text(json.dumps(results), encoding='utf-8')
+    rung = project / 'v2_cosine_lr.py'                              # and a rung that changed since is measured anew
+    rung.write_text(rung.read_text(encoding='utf-8') + '\n# changed\n', encoding='utf-8')
+    done = bench(project, *arguments)
+    assert '8 runs, 6 of them done already' in done.stdout, done.stdout + done.stderr
+    assert len(json.loads(path.read_text(encoding='utf-8'))['jobs']) == 8
+
+
+def test_a_rung_that_fails_is_shown(project):
+    rung = project / 'v0_char_chinese.py'
+    source = rung.read_text(encoding='utf-8')
+    rung.write_text(source.replace('    check_constants()\n', "    fail('broken on purpose')\n", 1), encoding='utf-8')
+    done = bench(project, '--only', 'controlled', '--seeds', '1', '--budget', '1500')
+    assert done.returncode == 1 and 'broken on purpose' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_differences_are_taken_seed_by_seed():
+    def job(bits):
+        return {'curve': [{'bits_per_char': bits}]}
+    assert ladder.difference({1: job(7.0), 2: job(8.0), 3: job(1.0)}, {1: job(7.1), 2: job(8.1)}) == '−0.100 ± 0.000'
+    assert ladder.difference({1: job(7.0)}, {1: job(6.0)}) == '+1.000'
+    assert ladder.difference({1: job(7.0)}, {2: job(6.0)}) == '—'
+
+
+def test_model_flops_by_hand():
+    job = {'size': {'N_EMBED': 768, 'N_LAYERS': 12, 'BLOCK_SIZE': 1024}, 'vocabulary': 8000}
+    matrices = 12 * (4 + 8) * 768**2 + 768 * 8000
+    assert ladder.model_flops(job) == 6 * matrices + 12 * 12 * 768 * 1024
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'bench/results').glob('*.md')), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_committed_results(path):
+    results = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
+    text = path.read_text(encoding='utf-8')
+    tables = ladder.report(results)
+    assert tables and all(markdown in text for markdown in tables.values())
