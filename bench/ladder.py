@@ -30,38 +30,43 @@ RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v
 
 # The controlled experiment: one size and one budget of training text for every Chinese rung.
 CONTROLLED = {
-    'cpu': {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 4000,
-            'LEARNING_RATE': 2e-3, 'MIN_LR': 2e-4, 'WARMUP_ITERS': 20, 'EVAL_ITERS': 20},
+    'cpu': {'MAX_SONGS': 30000, 'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0,
+            'BPE_VOCAB_SIZE': 4000, 'LEARNING_RATE': 2e-3, 'MIN_LR': 2e-4, 'WARMUP_ITERS': 20, 'EVAL_ITERS': 20},
     'cuda': {'N_EMBED': 512, 'N_HEADS': 8, 'N_LAYERS': 8, 'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 8000,
              'LEARNING_RATE': 6e-4, 'MIN_LR': 6e-5, 'WARMUP_ITERS': 100, 'EVAL_ITERS': 20},
 }
-BUDGET = {'cpu': 1_000_000, 'cuda': 30_000_000}                     # characters of training text
+BUDGET = {'cpu': 600_000, 'cuda': 30_000_000}                       # characters of training text
 STEPS = {'cpu': 40, 'cuda': 300}                                    # as shipped: that many steps
 EVALUATIONS = 6                                                     # points of a curve
 
-# Leave one out: (rung, idea, what is edited). A value replaces a constant; a pair replaces code.
+# Leave one out: (rung, idea, the idea in Chinese and what stands in for it, what is edited). A dict replaces constants, a list code.
 WITHOUT = [
-    ('v3_gpt2_amp', 'GELU (ReLU instead)', [('nn.GELU()', 'nn.ReLU()')]),
-    ('v3_gpt2_amp', 'autocast', {'USE_AMP': False}),
-    ('v3_gpt2_amp', 'torch.compile', {'USE_COMPILE': False}),
-    ('v3_gpt2_amp', 'TF32', [("set_float32_matmul_precision('high')", "set_float32_matmul_precision('highest')")]),
-    ('v4_flash_optim', 'one QKV projection (three instead)', [
+    ('v3_gpt2_amp', 'GELU', 'GELU（换成 ReLU）', [('nn.GELU()', 'nn.ReLU()')]),
+    ('v3_gpt2_amp', 'autocast', '混合精度', {'USE_AMP': False}),
+    ('v3_gpt2_amp', 'torch.compile', 'torch.compile', {'USE_COMPILE': False}),
+    ('v3_gpt2_amp', 'TF32', 'TF32', [("set_float32_matmul_precision('high')", "set_float32_matmul_precision('highest')")]),
+    ('v4_flash_optim', 'one QKV projection', 'q、k、v 一次矩阵乘法（换成三次）', [
         ('self.qkv(x)', 'torch.cat([F.linear(x, w) for w in self.qkv.weight.chunk(3)], dim=-1)')]),
-    ('v4_flash_optim', 'flash attention (masked softmax instead)', [
+    ('v4_flash_optim', 'flash attention', 'flash attention（换成遮罩 + softmax）', [
         ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
          'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + torch.full((T, T), -torch.inf, device=x.device).triu(1))'
          '.softmax(dim=-1), dropout) @ v')]),
-    ('v4_flash_optim', 'weight decay', {'WEIGHT_DECAY': 0.0}),
-    ('v4_flash_optim', 'decay groups (decay on everything)', [
+    ('v4_flash_optim', 'weight decay', '权重衰减', {'WEIGHT_DECAY': 0.0}),
+    ('v4_flash_optim', 'decay groups', '衰减分组（全都衰减）', [
         ("{'params': rest, 'weight_decay': 0.0}", "{'params': rest, 'weight_decay': WEIGHT_DECAY}")]),
-    ('v4_flash_optim', 'gradient clipping', {'GRAD_CLIP': 1e9}),
-    ('v4_flash_optim', 'betas (0.9, 0.999 instead)', {'BETAS': (0.9, 0.999)}),
-    ('v4_flash_optim', 'init N(0, 0.02)', [('self.apply(self.init_weights)', 'pass')]),
-    ('v4_flash_optim', 'residual scaling', [('std=0.02 / math.sqrt(2 * N_LAYERS)', 'std=0.02')]),
-    ('v4_flash_optim', 'fused AdamW', [('fused=True', 'fused=False')]),
-    ('v4_flash_optim', 'DataLoader workers', {'NUM_WORKERS': 0}),
+    ('v4_flash_optim', 'gradient clipping', '梯度裁剪', {'GRAD_CLIP': 1e9}),
+    ('v4_flash_optim', 'betas', 'betas（换成 0.9, 0.999）', {'BETAS': (0.9, 0.999)}),
+    ('v4_flash_optim', 'init', '初始化 N(0, 0.02)', [('self.apply(self.init_weights)', 'pass')]),
+    ('v4_flash_optim', 'residual scaling', '残差投影缩小', [('std=0.02 / math.sqrt(2 * N_LAYERS)', 'std=0.02')]),
+    ('v4_flash_optim', 'fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')]),
+    ('v4_flash_optim', 'DataLoader workers', 'DataLoader 的子进程', {'NUM_WORKERS': 0}),
 ]
 NEEDS_GPU = {'autocast', 'torch.compile', 'TF32', 'DataLoader workers'}    # off, or without effect, where there is no GPU
+ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below', '显存': 'GPU memory', '内存': 'memory', '去掉': 'without',
+           '比不去掉': 'against with', 'tok/s 变化': 'tok/s', '参数': 'parameters', '算力利用率': 'FLOPs utilisation',
+           '编译': 'compilation',
+           '训练没有变，应当相同': 'the training does not change: equal', '混合精度、编译要有 GPU 才开，这里只有 GELU':
+           'autocast and compilation need a GPU; here only GELU'} | {chinese: name for _, name, chinese, _ in WITHOUT}
 
 
 def edit(rung: str, constants: dict, patches: list = ()) -> str:
@@ -143,7 +148,7 @@ def plan(machine: dict, options) -> list[dict]:
                 controlled(rung, seed)
     if 'leave-one-out' in options.only:
         for seed in range(1, options.seeds + 1):
-            for rung, name, edits in WITHOUT:
+            for rung, name, _, edits in WITHOUT:
                 if device == 'cuda' or name not in NEEDS_GPU:
                     controlled(rung, seed, name, edits)
     if 'as-shipped' in options.only:
@@ -261,7 +266,7 @@ def notes(rung: str, device: str) -> str:
 
 
 def report(results: dict) -> dict[str, str]:
-    """name -> Markdown of each experiment that has results."""
+    """name -> Markdown of each experiment that has results, in Chinese as the README is."""
     machine, tables = results['machine'], {}
     gpu = machine['device'] == 'cuda'
     controlled = {rung: jobs for rung in RUNGS[1:] if (jobs := by_seed(results, f'controlled/{rung}'))}
@@ -273,11 +278,11 @@ def report(results: dict) -> dict[str, str]:
     if rows:
         tables['controlled'] = table(['脚本', 'bits/char', '比上一级', 'tok/s', '内存' if not gpu else '显存', ''], rows)
     rows = []
-    for rung, name, _ in WITHOUT:
+    for rung, name, chinese, _ in WITHOUT:
         jobs = by_seed(results, f'without/{rung}/{name}')
         if jobs and rung in controlled:
             speed = median(jobs, 'tok_per_s') / median(controlled[rung], 'tok_per_s') - 1
-            rows.append([f'`{rung}`', name, spread([final(job) for job in jobs.values()]), difference(jobs, controlled[rung]),
+            rows.append([f'`{rung}`', chinese, spread([final(job) for job in jobs.values()]), difference(jobs, controlled[rung]),
                          f'{speed:+.0%}'.replace('-', '−'), memory(jobs, gpu)])
     if rows:
         tables['leave-one-out'] = table(['脚本', '去掉', 'bits/char', '比不去掉', 'tok/s 变化', '内存' if not gpu else '显存'], rows)
@@ -290,6 +295,12 @@ def report(results: dict) -> dict[str, str]:
     if rows:
         tables['as-shipped'] = table(['脚本', '参数', 'tok/s', '算力利用率', '内存' if not gpu else '显存', '编译'], rows)
     return tables
+
+
+def in_english(text: str) -> str:
+    for chinese in sorted(ENGLISH, key=len, reverse=True):          # the longer ones first: they contain the shorter ones
+        text = text.replace(chinese, ENGLISH[chinese])
+    return text
 
 
 def plot(results: dict, axis: str, path: Path):
@@ -330,7 +341,7 @@ def write_report(results: dict):
     packages = ', '.join(f'{name} {version}' for name, version in machine['packages'].items())
     tables = report(results)
     body = [title, f'{machine["system"]}, Python {machine["python"]}, {packages}']
-    body += [f'## {name}\n\n{text}' for name, text in tables.items()]
+    body += [f'## {name}\n\n{in_english(text)}' for name, text in tables.items()]
     (RESULTS / f'{machine["name"]}.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
     if 'controlled' in tables:
         for axis in ('tokens', 'seconds'):
@@ -347,7 +358,7 @@ def main():
                         help=f'characters of training text for each run (default {BUDGET["cpu"]:,}; {BUDGET["cuda"]:,} on a GPU)')
     parser.add_argument('--steps', type=int, help=f'steps of a run as shipped (default {STEPS["cpu"]}; {STEPS["cuda"]} on a GPU)')
     parser.add_argument('--report', action='store_true', help='run nothing: write table and plots from the results')
-    parser.add_argument('--readme', action='store_true', help="also put this machine's tables into README.md and README.en.md")
+    parser.add_argument('--readme', action='store_true', help="also put this machine's tables into README.md")
     options = parser.parse_args()
     machine = describe()
     path = RESULTS / f'{machine["name"]}.json'
@@ -367,8 +378,8 @@ def main():
     for name, text in report(results).items():
         print(f'\n{name}\n\n{text}')
     if options.readme:
-        for readme in (ROOT / 'README.md', ROOT / 'README.en.md'):
-            readme.write_text(fill(readme.read_text(encoding='utf-8'), results), encoding='utf-8')
+        readme = ROOT / 'README.md'
+        readme.write_text(fill(readme.read_text(encoding='utf-8'), results), encoding='utf-8')
 
 
 if __name__ == '__main__':
