@@ -1,9 +1,9 @@
 """经得起中断的训练：随时可以停，再运行一次就接着训练，结果和从没停过一样。
 
 相对 v4_flash_optim.py 的改动：
-- `save_checkpoint` 把权重、优化器、随机状态和全部常量（`config`）写进 `CHECKPOINT_DIR`：
+- `save_checkpoint` 把权重、优化器、随机状态（`rng_state`）和全部常量（`config`）写进 `CHECKPOINT_DIR`：
   每次评估写 latest.pt，最好的写 best.pt，每 `SAVE_INTERVAL` 步另存一份；
-- `RESUME`：`load_checkpoint` 读回并核对，`restore` 装回去，`train_loader` 从断开的那一步给出数据；
+- `RESUME`：`load_checkpoint` 读回并核对，`restore`、`set_rng_state` 装回去，`train_loader` 从断开的那一步给出数据；
   从头训练时 `move_old_checkpoints` 把旧文件移开；
 - `catch_signals`：Ctrl-C 或 SIGTERM 时先保存再停；`check_disk`：训练前先看磁盘够不够；
 - 每 `PREVIEW_INTERVAL` 步试写一首，看着它进步。
@@ -72,8 +72,8 @@ TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更�
 
 # 检查点
 CHECKPOINT_DIR = 'checkpoints'              # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
-SAVE_INTERVAL = 1000 if GPU else 200         # 每隔多少步另存一份 ckpt_<步数>.pt
-PREVIEW_INTERVAL = 1000 if GPU else 200      # 每隔多少步试写一首
+SAVE_INTERVAL = 1000 if GPU else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
+PREVIEW_INTERVAL = 1000 if GPU else 200     # 每隔多少步试写一首
 RESUME = True                               # 接着 latest.pt 训练；False：从头训练，旧文件移到 old-<时间>/
 
 
@@ -506,15 +506,25 @@ def load_checkpoint(tokenizer):
     return checkpoint
 
 
+def rng_state():
+    """CPU 和 GPU 的随机状态：dropout 接下来用的随机数由它决定。"""
+    return {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
+
+
+def set_rng_state(state):
+    """回到 rng_state() 当时的状态。"""
+    torch.set_rng_state(state['cpu'])
+    if GPU and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], DEVICE)
+
+
 def restore(checkpoint, model, optimizer, scaler):
     """装回权重、优化器和随机状态。优化器的超参数用现在的常量，不用存下的。"""
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': checkpoint['optimizer']['state']})
     if checkpoint['scaler']:
         scaler.load_state_dict(checkpoint['scaler'])
-    torch.set_rng_state(checkpoint['rng']['cpu'])
-    if GPU and 'cuda' in checkpoint['rng']:
-        torch.cuda.set_rng_state(checkpoint['rng']['cuda'], DEVICE)
+    set_rng_state(checkpoint['rng'])
 
 
 def move_old_checkpoints():
@@ -615,8 +625,7 @@ def main():
                           'tokenizer': tokenizer.serialized_model_proto()}
             if improved:
                 save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
-            rng = {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
-            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng}
+            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng_state()}
             if step % SAVE_INTERVAL == 0:
                 save_checkpoint(f'ckpt_{step}.pt', checkpoint)
             save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步

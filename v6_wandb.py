@@ -69,8 +69,8 @@ TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更�
 
 # 检查点
 CHECKPOINT_DIR = 'checkpoints'              # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
-SAVE_INTERVAL = 1000 if GPU else 200         # 每隔多少步另存一份 ckpt_<步数>.pt
-PREVIEW_INTERVAL = 1000 if GPU else 200      # 每隔多少步试写一首
+SAVE_INTERVAL = 1000 if GPU else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
+PREVIEW_INTERVAL = 1000 if GPU else 200     # 每隔多少步试写一首
 RESUME = True                               # 接着 latest.pt 训练；False：从头训练，旧文件移到 old-<时间>/
 
 # wandb
@@ -507,15 +507,25 @@ def load_checkpoint(tokenizer):
     return checkpoint
 
 
+def rng_state():
+    """CPU 和 GPU 的随机状态：dropout 接下来用的随机数由它决定。"""
+    return {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
+
+
+def set_rng_state(state):
+    """回到 rng_state() 当时的状态。"""
+    torch.set_rng_state(state['cpu'])
+    if GPU and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], DEVICE)
+
+
 def restore(checkpoint, model, optimizer, scaler):
     """装回权重、优化器和随机状态。优化器的超参数用现在的常量，不用存下的。"""
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': checkpoint['optimizer']['state']})
     if checkpoint['scaler']:
         scaler.load_state_dict(checkpoint['scaler'])
-    torch.set_rng_state(checkpoint['rng']['cpu'])
-    if GPU and 'cuda' in checkpoint['rng']:
-        torch.cuda.set_rng_state(checkpoint['rng']['cuda'], DEVICE)
+    set_rng_state(checkpoint['rng'])
 
 
 def move_old_checkpoints():
@@ -652,8 +662,7 @@ def main():
                           'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if improved:
                 save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
-            rng = {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
-            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng}
+            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng_state()}
             if step % SAVE_INTERVAL == 0:
                 save_checkpoint(f'ckpt_{step}.pt', checkpoint)
             save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
-         'v4_flash_optim', 'v5_checkpoint', 'v6_wandb']
+         'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum']
 CHINESE, ROPE, BPE, CHECKPOINT = RUNGS[1:], RUNGS[2:], RUNGS[3:], RUNGS[7:]
 
 # A model that a test trains in a second; a rung takes those of these constants that it has.
@@ -20,7 +20,8 @@ TINY = {'DEVICE': 'cpu', 'BATCH_SIZE': 4, 'BLOCK_SIZE': 32, 'N_EMBED': 32, 'N_HE
         'TRAIN_ITERS': 20, 'EVAL_INTERVAL': 10, 'EVAL_ITERS': 2, 'WARMUP_ITERS': 3, 'MAX_NEW_TOKENS': 20, 'BPE_VOCAB_SIZE': 3000}
 
 LOG_LINE = re.compile(r'step +(?P<step>\d+)/(?P<iters>\d+) \| train (?P<train>\d+\.\d{4}) \| test (?P<test>\d+\.\d{4})'
-                      r' \| (?P<bits>\d+\.\d{3}) bits/char \| (?P<speed>[\d,]+) tok/s \| 剩余 (?P<left>\d\d+:\d\d)')
+                      r' \| (?P<bits>\d+\.\d{3}) bits/char \| (?P<speed>[\d,]+) tok/s \| 剩余 (?P<left>\d\d+:\d\d)'
+                      r'(?: \| MFU [\d.]+%)?')                     # v7 on
 
 
 def edit(name: str, folder: Path, **constants) -> Path:
