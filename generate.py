@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import sentencepiece as spm
@@ -135,8 +136,8 @@ class GPT(nn.Module):
 
 def load(path, device):
     """读检查点，返回 (model, tokenizer, checkpoint)。只读数据，不运行里面的代码（weights_only）。"""
-    if not path.is_file():
-        fail(f'没有检查点 {path}：先训练一个（python v6_wandb.py），或用 --checkpoint 指出它在哪里')
+    if not os.path.isfile(path):
+        fail(f'没有检查点 {path}：先训练一个（python v6_wandb.py），或用 --checkpoint 指出它在哪里，比如 checkpoints/v7_grad_accum/best.pt')
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         tokenizer = spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
@@ -148,7 +149,9 @@ def load(path, device):
     except Exception as error:
         fail(f'{path} 不是 v5 起各级存下的检查点，或者不完整（{type(error).__name__}）：换一份，或重新训练')
     try:
-        return model.to(device).eval(), tokenizer, checkpoint
+        model = model.to(device).eval()
+        model(torch.zeros(1, 1, dtype=torch.long, device=device)).cpu()     # 真的算一次
+        return model, tokenizer, checkpoint
     except (RuntimeError, AssertionError) as error:
         fail(f'--device {device} 在这台机器上用不了（{str(error).splitlines()[0]}），请用 --device cpu')
 
@@ -158,6 +161,7 @@ class Song:
     """一首正在写的歌：token、已经能看的文字、自己的随机数发生器。"""
 
     def __init__(self, prompt, seed, tokenizer, block_size):
+        prompt = prompt.encode('utf-8', 'replace').decode()         # 终端传来的坏字节变成 ?
         self.prompt, self.seed, self.tokenizer = prompt, seed, tokenizer
         self.generator = torch.Generator().manual_seed(seed)
         self.ids = [tokenizer.eos_id()] + tokenizer.encode(prompt)  # 与训练时一样，歌从分隔符开始
@@ -182,8 +186,8 @@ class Song:
             self.ids.append(token)
             piece = self.tokenizer.id_to_piece(token)
             data = bytes([int(piece[1:-1], 16)]) if self.tokenizer.is_byte(token) else piece.replace('▁', ' ').encode()
-        text = self.utf8.decode(data, final=self.done)
-        self.written += ''.join(char for char in text if char.isprintable() or char == '\n')    # 控制字符会弄乱终端
+        text = self.utf8.decode(data, final=self.ended)             # 写到上限时，没凑齐的字不要了
+        self.written += ''.join(char for char in text if char in '\n\t' or unicodedata.category(char) != 'Cc')   # 控制字符会弄乱终端
 
 
 def choose(logits, songs, options):                                 # (B, vocab_size)
@@ -269,12 +273,14 @@ def training_songs(config):
             for entry in json.loads(file.read_text(encoding='utf-8-sig')):
                 lyric = entry['lyric'] if isinstance(entry['lyric'], str) else '\n'.join(entry['lyric'])
                 songs[clean(lyric.encode('utf-8', 'ignore').decode())] = None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             fail(f'{file} 读不了（{type(error).__name__}）：训练脚本会说出是哪一处、怎么改')
     songs.pop('', None)
     songs = list(songs)
     random.Random(config['SEED']).shuffle(songs)
     songs = songs[:config['MAX_SONGS']]
+    if len(songs) < 2:
+        fail(f'--novelty 要对照训练歌词，{folder}/ 里却没有歌：请放回训练时的数据，或去掉 --novelty')
     note(f'对照 {folder}/ 里的 {int(0.9 * len(songs)):,} 首训练歌词')
     return '\n\n'.join(songs[:int(0.9 * len(songs))])               # 空行隔开：照抄不会跨过两首
 
@@ -320,6 +326,20 @@ def stream(model, songs, options, corpus):
             current, shown = current + 1, None
 
 
+def check_output(path):
+    """现在就试着写，不等歌写完了才发现存不了。返回真正的文件（顺着符号链接）。"""
+    try:
+        file = path.resolve()
+        if file.exists() and not file.is_file():
+            raise OSError(0, '不是普通文件')
+        temporary = file.with_name(file.name + '.tmp')
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        fail(f'存不了 {path}（{error.strerror}）')
+    return file
+
+
 def save(path, songs, options, corpus):
     """写完的歌存成 JSON Lines：先写临时文件再改名，不会留下半个文件。"""
     settings = {name: getattr(options, name) for name in SETTINGS}
@@ -336,7 +356,8 @@ def save(path, songs, options, corpus):
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         fail(f'写不了 {path}（{error.strerror}）')
 
 
@@ -344,6 +365,8 @@ def interact(model, tokenizer, options, corpus):
     """你一句，它接着写。/help 列出命令。"""
     with contextlib.suppress(ImportError):                          # Windows 没有，也不需要
         import readline  # noqa: F401                               # 有了它，input() 就能移动光标、翻出历史
+    if sys.stdin:
+        sys.stdin.reconfigure(errors='replace')                     # 终端传来的坏字节也一样
     note('输入第一行，按回车，它接着写；之后再输入就接在后面，直接按回车让它自己往下写。Ctrl-C 打断，/help 看命令')
     song = None
     while True:
@@ -413,6 +436,8 @@ def command(words, options):
             options.greedy = not options.greedy
         elif words[0] == '/seed' and len(words) == 2:
             options.seed = SEED(words[1])
+        elif words[0] in {*names, '/seed'} - {'/greedy'} and len(words) == 1:
+            return f'{words[0]} 后面要有一个数'
         elif words[0] in names and words[0] != '/greedy' and len(words) == 2:
             setattr(options, names[words[0]], SETTINGS[names[words[0]]][0](words[1]))
         else:
@@ -436,7 +461,8 @@ class Parser(argparse.ArgumentParser):
     """用法有误时与别的错误一样：一句中文，状态 1。"""
 
     def error(self, message):
-        for english, chinese in (('argument ', '选项 '), ('expected one argument', '后面要有一个值'), ('not allowed with', '不能同时用'),
+        for english, chinese in (('ignored explicit argument', '不带值，多了'), ('argument ', '选项 '), ('not allowed with', '不能同时用'),
+                                 ('expected one argument', '后面要有一个值（以 - 开头的，写成 --prompt=-…）'),
                                  ('unrecognized arguments', '没有这样的选项'), ('ambiguous option', '选项不明确'),
                                  ('could match', '可能是')):
             message = message.replace(english, chinese)
@@ -486,21 +512,21 @@ def read_prompts(path):
     return prompts
 
 
-def show_progress(songs, started, end=''):
+def show_progress(songs, total, started, end=''):
     """一行进度，写在原处；不是终端时，只写最后一次。"""
     if end or sys.stderr.isatty():
         n_tokens = sum(song.n_tokens for song in songs)
         speed = n_tokens / (time.perf_counter() - started)
-        note(f'\r写完 {sum(song.done for song in songs)}/{len(songs)} 首 | {n_tokens:,} token | {speed:,.0f} tok/s', end=end)
+        note(f'\r写完 {sum(song.done for song in songs)}/{total} 首 | {n_tokens:,} token | {speed:,.0f} tok/s', end=end)
 
 
 def main():
     for file in (sys.stdout, sys.stderr):
-        file.reconfigure(errors='replace')                          # 终端显示不了的字用 ? 代替
+        if file:                                                    # 关掉了的是 None
+            file.reconfigure(errors='replace')                      # 终端显示不了的字用 ? 代替
     options = read_options()
     prompts = read_prompts(options.prompts) if options.prompts else [options.prompt]
-    if options.output and (options.output.is_dir() or not os.access(options.output.parent, os.W_OK)):
-        fail(f'存不了 {options.output}：它是文件夹，或者它所在的文件夹不存在、不能写')
+    output = check_output(options.output) if options.output else None
     model, tokenizer, checkpoint = load(options.checkpoint, options.device)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     note(f'{options.checkpoint}：{parameters:.2f} M 参数，第 {checkpoint["step"]} 步，最好的 test {checkpoint["best_test_loss"]:.4f}'
@@ -510,27 +536,28 @@ def main():
         interact(model, tokenizer, options, corpus)
         return
 
-    songs = [Song(prompt, options.seed + i * options.num + j, tokenizer, model.block_size)
-             for i, prompt in enumerate(prompts) for j in range(options.num)]
-    options.total, started = len(songs), time.perf_counter()
+    options.total, started, songs = len(prompts) * options.num, time.perf_counter(), []
+    status = 0
     try:
-        for first in range(0, len(songs), options.batch_size):
-            batch = songs[first:first + options.batch_size]
-            if not options.output:
+        for first in range(0, options.total, options.batch_size):
+            numbers = range(first, min(first + options.batch_size, options.total))
+            batch = [Song(prompts[i // options.num], options.seed + i, tokenizer, model.block_size) for i in numbers]
+            songs += batch
+            if output:
+                for _ in write_songs(model, batch, options):
+                    show_progress(songs, options.total, started)
+                save(output, songs, options, corpus)                # 每一批都存：后面出了事，写好的还在
+            else:
                 stream(model, batch, options, corpus)
-                continue
-            for _ in write_songs(model, batch, options):
-                show_progress(songs, started)
     except KeyboardInterrupt:
         note('\n已停止')
         status = 130
-    else:
-        status = 0
-    show_progress(songs, started, end='\n')
-    done = [song for song in songs if song.done]
-    if options.output and done:
-        save(options.output, done, options, corpus)
-        note(f'{len(done)} 首存入 {options.output}')
+    show_progress(songs, options.total, started, end='\n')
+    if output:
+        done = [song for song in songs if song.done]
+        if status and done:
+            save(output, done, options, corpus)
+        note(f'{len(done)} 首存入 {options.output}' if done else f'一首也没写完，{options.output} 没有动')
     sys.exit(status)
 
 
@@ -541,6 +568,8 @@ if __name__ == '__main__':
         fail('已中断')
     except BrokenPipeError:                                         # python generate.py | head：读的人走了
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:                                        # 磁盘写满……
+        fail(f'读写文件出错：{error}')
     except RuntimeError as error:
         if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise

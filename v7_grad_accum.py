@@ -482,7 +482,7 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
             total = 0.0
             for micro_x, micro_y in zip(x.split(micro_batch_size), y.split(micro_batch_size)):
                 with autocast():
-                    _, loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
+                    loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))[1]
                 loss = loss * len(micro_x) / len(x)                 # 按窗口数加权：最后一份可能小些
                 scaler.scale(loss).backward()
                 total += loss.item()
@@ -639,13 +639,13 @@ def start_wandb(run_id):
     return run
 
 
-def start_tensorboard(first):
-    """TensorBoard 的记录器；续训时，第 first 步之后的旧记录作废。"""
+def start_tensorboard(run_id, first):
+    """TensorBoard 的记录器，一次训练一个文件夹；续训时，第 first 步之后的旧记录作废。"""
     if not TENSORBOARD:
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
-        return SummaryWriter(Path(CHECKPOINT_DIR) / 'tensorboard', purge_step=first + 1)
+        return SummaryWriter(Path(CHECKPOINT_DIR) / 'tensorboard' / run_id, purge_step=first + 1)
     except Exception as error:
         print(f'TensorBoard 用不了（{type(error).__name__}）：想看就 pip install tensorboard；不想看就设 TENSORBOARD = False')
         return None
@@ -655,13 +655,19 @@ def log_metrics(run, writer, metrics):
     """记一组数，wandb 和 TensorBoard 各一份。它们出了问题也不停下训练。"""
     try:
         run.log(metrics)
-        for name, value in metrics.items():
-            if writer and name == 'samples':
-                writer.add_text(name, value.data[0][1].replace('\n', '  \n'), metrics['step'])
-            elif writer and name != 'step':
-                writer.add_scalar(name, value, metrics['step'])
     except Exception as error:
-        print(f'wandb 或 TensorBoard 没有记上（{type(error).__name__}），训练继续')
+        print(f'wandb 没有记上（{type(error).__name__}），训练继续')
+    if not writer:
+        return
+    try:
+        for name, value in metrics.items():
+            if name == 'samples':
+                writer.add_text(name, value.data[0][1].replace('\n', '  \n'), metrics['step'])     # Markdown：行末两个空格才换行
+            elif name != 'step':
+                writer.add_scalar(name, value, metrics['step'])
+        writer.flush()
+    except Exception as error:
+        print(f'TensorBoard 没有记上（{type(error).__name__}），训练继续')
 
 
 def main():
@@ -693,14 +699,17 @@ def main():
     if checkpoint:
         restore(checkpoint, model, optimizer, scaler)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, MICRO_BATCH_SIZE)), math.log(len(tokenizer))
+    # 还不知道放得下多少：这里一份最多 4 个
+    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, min(4, MICRO_BATCH_SIZE))), math.log(len(tokenizer))
     print(f'参数 {parameters:.2f} M | 第 {first} 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
     if first == 0:
         print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
-    run, writer = start_wandb(checkpoint.get('wandb_id')), start_tensorboard(first)
+    run = start_wandb(checkpoint.get('wandb_id'))
+    writer = start_tensorboard(run.id, first)
     received = catch_signals()
 
-    micro_batch_size, flops, rate = MICRO_BATCH_SIZE, flops_per_token(model), matrix_rate()
+    micro_batch_size = min(MICRO_BATCH_SIZE, checkpoint.get('micro_batch_size', MICRO_BATCH_SIZE))
+    flops, rate = flops_per_token(model), matrix_rate()
     train_time, began = 0.0, time.perf_counter()
     started = began
     for it, (x, y) in enumerate(train_loader(train_data, first), start=first):
@@ -743,7 +752,7 @@ def main():
         if step % EVAL_INTERVAL == 0 or step % SAVE_INTERVAL == 0 or step == TRAIN_ITERS or received:
             check_finite(step, *(p.sum().item() for p in model.parameters()))   # 坏掉的权重不存
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss, 'config': config(),
-                          'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
+                          'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id, 'micro_batch_size': micro_batch_size}
             if improved:
                 save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
             checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng_state()}
@@ -757,8 +766,6 @@ def main():
 
     try:
         run.finish()
-        if writer:
-            writer.close()
     except Exception as error:
         print(f'wandb 没有收尾（{type(error).__name__}），检查点都已存好')
 

@@ -177,7 +177,7 @@ def test_sigterm_to_the_whole_group_saves_first(rung, tmp_path):
 
 
 def test_ctrl_c_before_training_is_no_traceback(rung):
-    path = rung('v5_checkpoint')
+    path = rung('v5_checkpoint', TRAIN_ITERS=100000, EVAL_INTERVAL=100000, SAVE_INTERVAL=100000)    # it cannot end by itself
     with start(path) as process:
         wait_for(process, '设备')
         process.send_signal(signal.SIGINT)

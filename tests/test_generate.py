@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 import torch
@@ -215,7 +216,8 @@ def test_token_by_token_gives_the_text(generate, model, text):
     song = generate.Song('', 1, model[1], 32)
     for token in model[1].encode(text):
         song.append(token, 10**6)
-    assert song.written == ''.join(char for char in text.replace('▁', ' ') if char.isprintable() or char == '\n')
+    song.append(model[1].eos_id(), 10**6)
+    assert song.written == ''.join(char for char in text.replace('▁', ' ') if char in '\n\t' or unicodedata.category(char) != 'Cc')
 
 
 def test_broken_bytes_do_not_break_the_song(generate, model):
@@ -223,7 +225,7 @@ def test_broken_bytes_do_not_break_the_song(generate, model):
     first = model[1].encode('𠮷')[0]
     for token in (first, *model[1].encode('雨'), first):
         song.append(token, 3)
-    assert song.written == '�雨�'
+    assert song.written == '�雨'                                    # the tail that the limit cut off is left out
 
 
 def test_a_long_prompt_is_used_from_its_end(generate, model, write, capsys):
@@ -343,7 +345,7 @@ def test_interactive_settings(trained):
     done = call(trained, '--interactive', '--seed', '1', stdin='\n'.join(lines) + '\n')
     assert done.returncode == 0
     assert 'temperature 0.5，top_k 7，top_p 0.9，greedy True，repetition_penalty 1.5，max_tokens 33，seed 1' in done.stderr
-    assert '99 不行，要 0.01～10.0' in done.stderr and '没有这样的命令：/nonsense' in done.stderr and '没有这样的命令：/temp' in done.stderr
+    assert '99 不行，要 0.01～10.0' in done.stderr and '没有这样的命令：/nonsense' in done.stderr and '/temp 后面要有一个数' in done.stderr
     for name in ('/temp', '/topp', '/topk', '/greedy', '/penalty', '/max', '/seed', '/new', '/help', '/quit'):
         assert re.search(rf'^{name} .*\S', done.stderr, re.M), name
 
@@ -456,6 +458,14 @@ def test_novelty_on_the_command_line(trained, tmp_path):
     (['--interactive', '--output', 'x.jsonl'], '不能与 --output'),
     (['--output', 'nowhere/x.jsonl'], '存不了 nowhere/x.jsonl'),
     (['--output', 'checkpoints'], '存不了 checkpoints'),
+    (['--output', 'prompts.txt/x.jsonl'], '存不了 prompts.txt/x.jsonl'),
+    (['--output', 'x' * 253], '存不了 xxx'),
+    (['--output', 'pipe'], '不是普通文件'),
+    (['--checkpoint', 'x' * 300], '没有检查点'),
+    (['--checkpoint', 'checkpoints'], '没有检查点 checkpoints'),
+    (['--device', 'meta'], '--device meta 在这台机器上用不了'),
+    (['--greedy=1'], '不带值'),
+    (['--prompt', '-a'], '--prompt=-'),
     (['--frobnicate'], '没有这样的选项'),
     (['--seed'], '后面要有一个值'),
 ])
@@ -468,6 +478,8 @@ def test_bad_input_ends_with_one_clear_message(trained, arguments, message):
     (trained / 'prompts.txt').write_text('雨落\n', encoding='utf-8')
     (trained / 'truncated.pt').write_bytes((trained / 'checkpoints' / 'best.pt').read_bytes()[:5000])
     torch.save({'weight': torch.zeros(3)}, trained / 'other.pt')
+    if not (trained / 'pipe').exists():
+        os.mkfifo(trained / 'pipe')
     torch.save(Code(), trained / 'code.pt')
     done = call(trained, *arguments)
     assert done.returncode == 1 and done.stdout == '' and 'Traceback' not in done.stderr
@@ -484,6 +496,58 @@ def test_novelty_without_the_dataset(trained, tmp_path):
     done = call(tmp_path, '--checkpoint', 'best.pt', '--novelty')
     assert done.returncode == 1 and '--novelty 要对照训练歌词，ChineseLyrics/ 里却没有' in done.stderr and 'Traceback' not in done.stderr
     assert call(tmp_path, '--checkpoint', 'best.pt', '--max-tokens', '5').returncode == 0       # nothing else reads the dataset
+
+
+@pytest.mark.parametrize(('name', 'content'), [('lyrics0.json', '[]'), ('lyrics0.json', None), ('lyrics0.json', '{')])
+def test_novelty_with_a_broken_dataset(name, content, trained, tmp_path):
+    checkpoint = torch.load(trained / 'checkpoints' / 'best.pt', weights_only=True)
+    checkpoint['config']['LYRICS_DIR'] = 'data'
+    torch.save(checkpoint, tmp_path / 'best.pt')
+    shutil.copy(trained / 'generate.py', tmp_path)
+    (tmp_path / 'data').mkdir()
+    if content is None:
+        (tmp_path / 'data' / name).mkdir()
+    else:
+        (tmp_path / 'data' / name).write_text(content, encoding='utf-8')
+    done = call(tmp_path, '--checkpoint', 'best.pt', '--novelty')
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith('错误：') and 'Traceback' not in done.stderr
+
+
+def test_broken_bytes_in_a_prompt(trained):
+    done = call(trained, '--prompt', '\udcff雨', '--max-tokens', '3')
+    assert done.returncode == 0 and done.stdout.startswith('?雨')
+    done = subprocess.run([sys.executable, 'generate.py', '--interactive', '--max-tokens', '3'], cwd=trained, env=environment(trained),
+                          input='\xff雨\n/quit\n'.encode('latin-1', 'ignore') + b'\xff\n', capture_output=True, timeout=120)
+    assert done.returncode == 0 and b'Traceback' not in done.stderr
+
+
+def test_output_follows_a_link_and_keeps_each_batch(generate, trained, tmp_path, monkeypatch):
+    target, link = tmp_path / 'target.jsonl', tmp_path / 'link.jsonl'
+    link.symlink_to(target)
+    calls = []
+
+    def fails_late(*arguments):
+        calls.append(1)
+        if len(calls) == 12:                                        # in the third song
+            raise RuntimeError('CUDA out of memory')
+        return choose(*arguments)
+    choose = generate.choose
+    monkeypatch.setattr(generate, 'choose', fails_late)
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(sys, 'argv', ['generate.py', '--num', '3', '--batch-size', '1', '--max-tokens', '5', '--output', str(link),
+                                      '--checkpoint', 'endless.pt', '--device', 'cpu'])
+    with pytest.raises(RuntimeError):
+        generate.main()
+    assert link.is_symlink() and len(target.read_text(encoding='utf-8').splitlines()) == 2
+
+
+def test_a_full_disk_behind_the_output(trained):
+    if not os.path.exists('/dev/full'):
+        pytest.skip('no /dev/full')
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, 'generate.py'], cwd=trained, env=environment(trained), stdout=full, stderr=subprocess.PIPE,
+                              text=True, encoding='utf-8', timeout=120)
+    assert done.returncode != 0 and 'Traceback' not in done.stderr and '错误' in done.stderr
 
 
 def test_a_prompt_with_unseen_characters(trained):

@@ -1,6 +1,7 @@
 """v7: the sum over micro-batches is the batch, a micro-batch that does not fit is halved without a trace, sizes, MFU, TensorBoard."""
 import re
 import sys
+import weakref
 
 import pytest
 import torch
@@ -75,6 +76,37 @@ def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(limit, expect
     assert f'减半为 {expected[-1]}' in capsys.readouterr().out
 
 
+def test_what_did_not_fit_is_let_go_before_the_retry(ready):
+    """The graph of the failed micro-batch, logits included, must not stay beside the smaller one."""
+    module, model, _, scaler, x, y = ready()
+    seen, alive = [], []
+
+    def forward(x, y):
+        alive.append([reference() is not None for reference in seen])
+        logits, loss = model(x, y)
+        seen.append(weakref.ref(logits))
+        if len(seen) == 1:                                          # out of memory in the backward pass
+            loss.register_hook(lambda gradient: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
+        return logits, loss
+    forward.zero_grad = model.zero_grad
+    assert module.accumulate_gradients(forward, scaler, x, y, 8)[1] == 4
+    assert alive == [[], [False], [False, False]]
+
+
+def test_a_resumed_run_keeps_the_smaller_size(rung, tmp_path):
+    path = rung(NAME, BATCH_SIZE=8, MICRO_BATCH_SIZE=8)
+    source = path.read_text(encoding='utf-8')
+    line = '                    loss = model(micro_x.to'
+    small = source.replace(line, '                    if len(micro_x) > 2:\n                        '
+                                 "raise torch.OutOfMemoryError('CUDA out of memory')\n" + line)
+    path.write_text(small, encoding='utf-8')
+    assert '减半为 2' in run_script(path).stdout
+    assert torch.load(tmp_path / f'checkpoints/{NAME}/latest.pt', weights_only=True)['micro_batch_size'] == 2
+    path.write_text(small.replace('TRAIN_ITERS = 20', 'TRAIN_ITERS = 30'), encoding='utf-8')
+    done = run_script(path)
+    assert done.returncode == 0 and '减半' not in done.stdout and len(log_lines(done.stdout)) == 1
+
+
 def test_what_does_not_fit_after_some_that_did_is_not_counted_twice(ready):
     module, model, _, scaler, x, y = ready()
     module.accumulate_gradients(model, scaler, x, y, 4)
@@ -105,7 +137,7 @@ def test_a_single_window_that_does_not_fit_ends_with_a_message(rung):
 def test_a_run_goes_on_with_the_smaller_size(rung):
     path = rung(NAME, BATCH_SIZE=8, MICRO_BATCH_SIZE=8)
     source = path.read_text(encoding='utf-8')
-    line = '                    _, loss = model(micro_x.to'
+    line = '                    loss = model(micro_x.to'
     assert line in source
     path.write_text(source.replace(line, '                    if len(micro_x) > 2:\n                        '
                                          "raise torch.OutOfMemoryError('CUDA out of memory')\n" + line), encoding='utf-8')
@@ -202,7 +234,8 @@ def test_tensorboard_holds_the_same_curves(rung, tmp_path):
     path.write_text(path.read_text(encoding='utf-8').replace('TRAIN_ITERS = 20', 'TRAIN_ITERS = 40'), encoding='utf-8')
     again = run_script(path)
     assert again.returncode == 0, again.stderr
-    events = EventAccumulator(str(tmp_path / 'checkpoints/v7_grad_accum/tensorboard'))
+    [folder] = (tmp_path / 'checkpoints/v7_grad_accum/tensorboard').iterdir()    # the resumed run goes on in it
+    events = EventAccumulator(str(folder))
     events.Reload()
     assert set(events.Tags()['scalars']) == {'train/loss', 'lr', 'grad_norm', 'test/loss', 'test/bits_per_char', 'tok_per_s', 'mfu'}
     assert [event.step for event in events.Scalars('train/loss')] == list(range(5, 41, 5))
