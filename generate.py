@@ -16,7 +16,6 @@ import random
 import re
 import sys
 import time
-import unicodedata
 from pathlib import Path
 
 import sentencepiece as spm
@@ -187,7 +186,7 @@ class Song:
             piece = self.tokenizer.id_to_piece(token)
             data = bytes([int(piece[1:-1], 16)]) if self.tokenizer.is_byte(token) else piece.replace('▁', ' ').encode()
         text = self.utf8.decode(data, final=self.ended)             # 写到上限时，没凑齐的字不要了
-        self.written += ''.join(char for char in text if char in '\n\t' or unicodedata.category(char) != 'Cc')   # 控制字符会弄乱终端
+        self.written += re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)     # 控制字符会弄乱终端
 
 
 def choose(logits, songs, options):                                 # (B, vocab_size)

@@ -396,7 +396,7 @@ def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
     text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
-    return ''.join(char for char in text if char.isprintable() or char == '\n')     # 字节会拼出控制字符，终端不爱看
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)      # 字节会拼出控制字符，终端不爱看；全角空格留着
 
 
 def get_lr(it):

@@ -5,7 +5,7 @@
 - 初始化：`GPT` 里的 init_weights，N(0, 0.02)，残差上的投影再缩小；
 - 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减矩阵），`GRAD_CLIP` 裁剪梯度；
 - 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`；
-  `ignore_signals` 让子进程不理会 Ctrl-C。
+  `ignore_signals` 让子进程不理会 Ctrl-C 和停止信号。
 
 看差异：git diff --no-index v3_gpt2_amp.py v4_flash_optim.py
 运行：python v4_flash_optim.py
@@ -423,7 +423,7 @@ def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
     text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
-    return ''.join(char for char in text if char.isprintable() or char == '\n')     # 字节会拼出控制字符，终端不爱看
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)      # 字节会拼出控制字符，终端不爱看；全角空格留着
 
 
 def get_lr(it):

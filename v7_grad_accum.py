@@ -1,7 +1,7 @@
 """任何模型，任何显卡：一批分成几小份依次算，梯度加起来再更新一次；放不下就自动减半。
 
 相对 v6_wandb.py 的改动：
-- `accumulate_gradients` 把一批分成每份 `MICRO_BATCH_SIZE` 个窗口，结果与一次算完一样（arXiv:1706.02677 第 2.1 节）；
+- `accumulate_gradients` 把一批分成每份 `MICRO_BATCH_SIZE` 个窗口，结果与一次算完一样；
   显存不够就减半重来；`compile_model`、`sample_batches`、`all_batches` 也按小份；
 - `MODEL_SIZE` 从 `MODEL_SIZES` 里选一个现成的尺寸，`check_constants` 核对；
   `RECOMPUTE` 让 `GPT` 反向时重算各层，用时间换显存（arXiv:1604.06174）；
@@ -451,7 +451,7 @@ def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
     text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
-    return ''.join(char for char in text if char.isprintable() or char == '\n')     # 字节会拼出控制字符，终端不爱看
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)      # 字节会拼出控制字符，终端不爱看；全角空格留着
 
 
 def get_lr(it):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import BPE, CHINESE, ROOT, environment, write_songs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -243,3 +244,14 @@ def test_the_trained_tokenizer_is_kept_under_a_name_that_never_goes_stale(module
     monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 310)
     module.train_tokenizer(songs)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize('name', BPE)
+def test_what_is_written_loses_control_characters_alone(name, load):
+    module = load(name)
+    tokenizer = module.train_tokenizer(module.load_songs()[:500])
+
+    class Model:
+        def generate(self, idx, stop):
+            return torch.tensor([[stop, *tokenizer.encode('雨\u3000落\x07 a\tb\x9f\n👨\u200d👩')]])
+    assert module.write(Model(), tokenizer) == '雨\u3000落 a\tb\n👨\u200d👩'

@@ -517,7 +517,7 @@ def test_broken_bytes_in_a_prompt(trained):
     done = call(trained, '--prompt', '\udcff雨', '--max-tokens', '3')
     assert done.returncode == 0 and done.stdout.startswith('?雨')
     done = subprocess.run([sys.executable, 'generate.py', '--interactive', '--max-tokens', '3'], cwd=trained, env=environment(trained),
-                          input='\xff雨\n/quit\n'.encode('latin-1', 'ignore') + b'\xff\n', capture_output=True, timeout=120)
+                          input=b'\xff\n/quit\n', capture_output=True, timeout=120)
     assert done.returncode == 0 and b'Traceback' not in done.stderr
 
 
