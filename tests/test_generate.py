@@ -316,8 +316,8 @@ def test_ctrl_c_keeps_the_finished_songs(generate, trained, tmp_path, monkeypatc
     choose = generate.choose
     monkeypatch.setattr(generate, 'choose', interrupted)
     monkeypatch.chdir(trained)
-    monkeypatch.setattr(sys, 'argv', ['generate.py', '--num', '3', '--batch-size', '1', '--max-tokens', '5', '--output', str(output),
-                                      '--device', 'cpu'])
+    monkeypatch.setattr(sys, 'argv', ['generate.py', '--checkpoint', 'endless.pt', '--num', '3', '--batch-size', '1', '--max-tokens', '5',
+                                      '--output', str(output), '--device', 'cpu'])
     with pytest.raises(SystemExit) as stop:
         generate.main()
     assert stop.value.code == 130 and len(output.read_text(encoding='utf-8').splitlines()) == 2
