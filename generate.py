@@ -10,6 +10,8 @@ python generate.py --prompts prompts.txt --output songs.jsonl
 import argparse
 import codecs
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import random
@@ -58,16 +60,17 @@ def apply_rope(x, rope):
 class MultiHeadAttention(nn.Module):
     """注意力。有缓存时，前 start 个位置的 k、v 不必再算。"""
 
-    def __init__(self, n_embed, n_heads):
+    def __init__(self, n_embed, n_heads, bias, qk_norm):
         super().__init__()
         self.n_heads = n_heads
         self.qkv = nn.Linear(n_embed, 3 * n_embed, bias=False)
-        self.proj = nn.Linear(n_embed, n_embed)
+        self.q_norm, self.k_norm = (nn.RMSNorm(n_embed // n_heads, eps=1e-5) if qk_norm else nn.Identity() for _ in 'qk')
+        self.proj = nn.Linear(n_embed, n_embed, bias=bias)
 
     def forward(self, x, rope, cache, start):                       # (B, T, C)，(2, B, n_heads, 缓存长度, head_size) 或 None
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)    # 各 (B, n_heads, T, head_size)
-        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        q, k = apply_rope(self.q_norm(q), rope), apply_rope(self.k_norm(k), rope)
         if cache is not None:
             cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
             k, v = cache[:, :, :, :start + T]                       # (B, n_heads, start + T, head_size)
@@ -78,7 +81,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """前馈：放宽到 4 倍，过 GELU，再收回来。"""
+    """v5～v7 的前馈：放宽到 4 倍，过 GELU，再收回来。"""
 
     def __init__(self, n_embed):
         super().__init__()
@@ -88,15 +91,27 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class SwiGLU(nn.Module):
+    """v8 起的前馈：一条支路开门，一条支路放行。"""
+
+    def __init__(self, n_embed, hidden):
+        super().__init__()
+        self.gate = nn.Linear(n_embed, hidden, bias=False)
+        self.up = nn.Linear(n_embed, hidden, bias=False)
+        self.down = nn.Linear(hidden, n_embed, bias=False)
+
+    def forward(self, x):                                           # (B, T, C)
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
 class Block(nn.Module):
     """一层：注意力，再前馈，每一步都加回原来的 x。"""
 
-    def __init__(self, n_embed, n_heads):
+    def __init__(self, norm, attention, ffwd):
         super().__init__()
-        self.ln1 = nn.LayerNorm(n_embed)
-        self.attention = MultiHeadAttention(n_embed, n_heads)
-        self.ln2 = nn.LayerNorm(n_embed)
-        self.ffwd = FeedForward(n_embed)
+        self.ln1, self.ln2 = norm(), norm()
+        self.attention = attention
+        self.ffwd = ffwd
 
     def forward(self, x, rope, cache, start):                       # (B, T, C)
         x = x + self.attention(self.ln1(x), rope, cache, start)
@@ -104,16 +119,26 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """训练脚本的 GPT，参数的名字相同。config 是检查点里的常量。"""
+    """训练脚本的 GPT，参数的名字相同。config 是检查点里的常量；是哪一种结构，看 weights 里有哪些参数。"""
 
-    def __init__(self, vocab_size, config):
+    def __init__(self, vocab_size, config, weights):
         super().__init__()
         n_embed, n_heads, self.block_size = config['N_EMBED'], config['N_HEADS'], config['BLOCK_SIZE']
+        gate, qk_norm = weights.get('blocks.0.ffwd.gate.weight'), 'blocks.0.attention.q_norm.weight' in weights
+        llama = gate is not None                                    # v8 起：RMSNorm、SwiGLU、没有偏置、词向量共用
+
+        def norm():
+            return nn.RMSNorm(n_embed, eps=1e-5) if llama else nn.LayerNorm(n_embed)
+
         self.token_embedding = nn.Embedding(vocab_size, n_embed)
         self.register_buffer('rope', rope_table(self.block_size, n_embed // n_heads), persistent=False)
-        self.blocks = nn.ModuleList(Block(n_embed, n_heads) for _ in range(config['N_LAYERS']))
-        self.ln_f = nn.LayerNorm(n_embed)
+        self.blocks = nn.ModuleList(
+            Block(norm, MultiHeadAttention(n_embed, n_heads, not llama, qk_norm),
+                  SwiGLU(n_embed, len(gate)) if llama else FeedForward(n_embed)) for _ in range(config['N_LAYERS']))
+        self.ln_f = norm()
         self.lm_head = nn.Linear(n_embed, vocab_size, bias=False)
+        if llama:
+            self.lm_head.weight = self.token_embedding.weight
 
     def new_cache(self, batch, length):
         """空的缓存，(n_layers, 2, B, n_heads, length, head_size)。"""
@@ -136,11 +161,11 @@ class GPT(nn.Module):
 def load(path, device):
     """读检查点，返回 (model, tokenizer, checkpoint)。只读数据，不运行里面的代码（weights_only）。"""
     if not os.path.isfile(path):
-        fail(f'没有检查点 {path}：先训练一个（python v6_wandb.py），或用 --checkpoint 指出它在哪里，比如 checkpoints/v7_grad_accum/best.pt')
+        fail(f'没有检查点 {path}：先训练一个（python v6_wandb.py），或用 --checkpoint 指出它在哪里，比如 checkpoints/v9_muon/best.pt')
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         tokenizer = spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
-        model = GPT(len(tokenizer), checkpoint['config'])
+        model = GPT(len(tokenizer), checkpoint['config'], checkpoint['model'])
         model.load_state_dict(checkpoint['model'])
         checkpoint['step'], checkpoint['best_test_loss']
     except PermissionError as error:
@@ -260,15 +285,35 @@ def clean(lyric):
     return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
 
 
+def read_texts(file):
+    """依次给出一个纯文本文件里的各篇：用空行分开；有 <|endoftext|> 的，用它分开。超过两万字的一篇从中间断开。"""
+    with open(file, encoding='utf-8-sig') as stream:
+        separator = '<|endoftext|>' if '<|endoftext|>' in stream.read(2**16) else ''
+        stream.seek(0)
+        lines, size = [], 0
+        for line in itertools.chain(iter(lambda: stream.readline(20_000), ''), [separator]):
+            line = line.strip()
+            if line and line != separator:
+                lines.append(line)
+                size += len(line)
+            if line == separator or size >= 20_000:
+                yield '\n'.join(lines)
+                lines, size = [], 0
+
+
 def training_songs(config):
-    """检查点训练时用的那九成歌，拼成一段文字：与训练脚本同样的清洗、去重、打乱、切分。"""
-    folder = Path(config['LYRICS_DIR'])
-    files = sorted(folder.glob('**/lyrics*.json'), key=Path.as_posix) or [folder / 'sample.json']
+    """检查点训练时用的那九成歌，拼成一段文字：与训练脚本同样的清洗、去重、切分。"""
+    folder, by_content = Path(config['LYRICS_DIR']), 'TOKENIZER_BYTES' in config     # v10 起按内容的指纹切分，纯文本也读
+    patterns = ('lyrics*.json', '*.txt') if by_content else ('lyrics*.json',)
+    files = sorted((path for pattern in patterns for path in folder.glob(f'**/{pattern}')), key=Path.as_posix) or [folder / 'sample.json']
     if not files[0].is_file():
         fail(f'--novelty 要对照训练歌词，{folder}/ 里却没有 lyrics*.json，也没有 sample.json：请在项目文件夹里运行，或去掉 --novelty')
     songs = {}
     for file in files:
         try:
+            if file.suffix == '.txt':
+                songs |= dict.fromkeys(read_texts(file))
+                continue
             for entry in json.loads(file.read_text(encoding='utf-8-sig')):
                 lyric = entry['lyric'] if isinstance(entry['lyric'], str) else '\n'.join(entry['lyric'])
                 songs[clean(lyric.encode('utf-8', 'ignore').decode())] = None
@@ -276,12 +321,17 @@ def training_songs(config):
             fail(f'{file} 读不了（{type(error).__name__}）：训练脚本会说出是哪一处、怎么改')
     songs.pop('', None)
     songs = list(songs)
-    random.Random(config['SEED']).shuffle(songs)
-    songs = songs[:config['MAX_SONGS']]
-    if len(songs) < 2:
+    if by_content:
+        digests = [hashlib.sha256(f'{config["SEED"]} {text}'.encode()).digest() for text in songs[:config['MAX_SONGS']]]
+        training = [text for text, digest in zip(songs, digests) if int.from_bytes(digest[16:24], 'big') / 2**64 >= 0.1]
+    else:
+        random.Random(config['SEED']).shuffle(songs)
+        songs = songs[:config['MAX_SONGS']]
+        training = songs[:int(0.9 * len(songs))]
+    if not training:
         fail(f'--novelty 要对照训练歌词，{folder}/ 里却没有歌：请放回训练时的数据，或去掉 --novelty')
-    note(f'对照 {folder}/ 里的 {int(0.9 * len(songs)):,} 首训练歌词')
-    return '\n\n'.join(songs[:int(0.9 * len(songs))])               # 空行隔开：照抄不会跨过两首
+    note(f'对照 {folder}/ 里的 {len(training):,} 首训练歌词')
+    return '\n\n'.join(training)                                    # 空行隔开：照抄不会跨过两首
 
 
 def novelty(written, corpus):

@@ -47,7 +47,7 @@ def main():
     options = parser.parse_args()
     machine = describe()
     torch.manual_seed(1)
-    model = generate.GPT(VOCAB_SIZE, SIZE).to(machine['device']).eval()
+    model = generate.GPT(VOCAB_SIZE, SIZE, {}).to(machine['device']).eval()
     with torch.no_grad():                                           # eos out of reach: its logit is far below the others
         model.ln_f.weight[0], model.ln_f.bias[0], model.lm_head.weight[:, 0], model.lm_head.weight[1, 0] = 0, 100, 0, -100
     measure(model, 20, True)                                        # warm up

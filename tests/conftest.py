@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
-         'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum']
+         'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_llama', 'v9_muon', 'v10_ddp']
 CHINESE, ROPE, BPE, CHECKPOINT = RUNGS[1:], RUNGS[2:], RUNGS[3:], RUNGS[7:]
 
 # A model that a test trains in a second; a rung takes those of these constants that it has.
@@ -22,6 +24,21 @@ TINY = {'DEVICE': 'cpu', 'BATCH_SIZE': 4, 'BLOCK_SIZE': 32, 'N_EMBED': 32, 'N_HE
 LOG_LINE = re.compile(r'step +(?P<step>\d+)/(?P<iters>\d+) \| train (?P<train>\d+\.\d{4}) \| test (?P<test>\d+\.\d{4})'
                       r' \| (?P<bits>\d+\.\d{3}) bits/char \| (?P<speed>[\d,]+) tok/s \| 剩余 (?P<left>\d\d+:\d\d)'
                       r'(?: \| MFU [\d.]+%)?')                     # v7 on
+
+
+def level(name: str) -> int:
+    """7 for 'v7_grad_accum'."""
+    return int(re.match(r'v(\d+)_', name)[1])
+
+
+def tokens(name: str, n: int):
+    """The tokens 0, 1, ..., n - 1 as the rung holds its data: (n,), a tensor, from v10 on a uint16 array."""
+    return torch.arange(n) if level(name) < 10 else np.arange(n, dtype=np.uint16)
+
+
+def songs_of(module) -> list[str]:
+    """The cleaned songs that a rung reads."""
+    return module.load_songs() if hasattr(module, 'load_songs') else [text for text, _ in module.documents(module.data_files())]
 
 
 def edit(name: str, folder: Path, **constants) -> Path:

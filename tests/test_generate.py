@@ -14,7 +14,7 @@ import unicodedata
 
 import pytest
 import torch
-from conftest import CHECKPOINT, ROOT, environment, run_script
+from conftest import CHECKPOINT, ROOT, environment, run_script, songs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +76,7 @@ def call(folder, *arguments, stdin='', env=None):
 @pytest.mark.parametrize('name', CHECKPOINT)
 def test_logits_equal_the_training_scripts(name, generate, load, tmp_path):
     script = load(name, DROP_OUT=0.3)
-    tokenizer = script.train_tokenizer(script.load_songs()[:500])
+    tokenizer = script.train_tokenizer(songs_of(script)[:500])
     torch.manual_seed(1)
     trained = script.GPT(len(tokenizer))
     for parameter in trained.parameters():                          # far from the small initial values, biases and norms included
@@ -417,6 +417,15 @@ def test_training_songs_are_those_of_the_training_script(generate, load, max_son
     assert generate.training_songs(script.config()) == '\n\n'.join(songs[:int(0.9 * len(songs))])
 
 
+@pytest.mark.parametrize('max_songs', [None, 100])
+def test_training_songs_of_v10_are_those_on_its_side_of_the_split(generate, load, tmp_path, lyrics_dir, max_songs):
+    shutil.copy(lyrics_dir / 'sample.json', tmp_path / 'lyrics1.json')
+    (tmp_path / 'mine.txt').write_text('甲\n乙\n\n丙\n\n' + '丁\n\n' * 3 + '\n\n'.join(map(str, range(50))), encoding='utf-8')
+    script = load('v10_ddp', MAX_SONGS=max_songs, LYRICS_DIR=str(tmp_path))
+    training = [text for text, chance in script.documents(script.data_files()) if chance >= 0.1]
+    assert generate.training_songs(script.config()) == '\n\n'.join(training) and len(training) > (80 if max_songs else 500)
+
+
 def definition(source, name):
     return next(ast.get_source_segment(source, node) for node in ast.parse(source).body if getattr(node, 'name', '') == name)
 
@@ -424,6 +433,10 @@ def definition(source, name):
 @pytest.mark.parametrize('name', ['fail', 'clean', 'apply_rope'])
 def test_shared_definitions_are_the_training_scripts(name):
     assert definition(SOURCE, name) == definition((ROOT / 'v6_wandb.py').read_text(encoding='utf-8'), name)
+
+
+def test_read_texts_is_that_of_v10():
+    assert definition(SOURCE, 'read_texts') == definition((ROOT / 'v10_ddp.py').read_text(encoding='utf-8'), 'read_texts')
 
 
 def test_novelty_on_the_command_line(trained, tmp_path):

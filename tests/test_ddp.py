@@ -1,0 +1,326 @@
+"""v10: several processes are one, a killed worker comes back, and the data stays on disk."""
+import json
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from conftest import environment, log_lines, run_script, write_songs
+from test_checkpoint import assert_same, read
+
+NAME = 'v10_ddp'
+# Muon rounds to 16 bits, so that the last bit of a gradient soon shows in the losses: gentle steps keep it out of the first four decimals.
+SAME = {'DROP_OUT': 0.0, 'N_EMBED': 64, 'BLOCK_SIZE': 64, 'BATCH_SIZE': 6, 'MICRO_BATCH_SIZE': 2, 'TRAIN_ITERS': 15, 'EVAL_INTERVAL': 3,
+        'EVAL_ITERS': 3, 'WARMUP_ITERS': 10, 'MUON_LR': 5e-3, 'LEARNING_RATE': 5e-2, 'MIN_LR': 5e-2}
+SONGS = [{'lyric': [f'第{i}首歌', '春风又绿江南岸', f'明月{i % 7}时照我还', '夜来风雨声' * (i % 5 + 1)]} for i in range(300)]
+
+
+def torchrun(path, n, *options, env=None):
+    """Start a script as torchrun's user does, on one machine."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={n}', *options, path.name]
+    return subprocess.Popen(command, cwd=path.parent, env=environment(path.parent, env), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, encoding='utf-8', stdin=subprocess.DEVNULL)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out, err
+
+
+# ---------- several processes ----------
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, lyrics_dir):
+    """The log lines of one process, started without torchrun."""
+    from conftest import TINY, edit
+    path = edit(NAME, tmp_path_factory.mktemp('alone'), **(TINY | SAME | {'LYRICS_DIR': str(lyrics_dir)}))
+    done = run_script(path)
+    assert done.returncode == 0, done.stderr
+    return log_lines(done.stdout)
+
+
+@pytest.mark.parametrize('n', [2, 4])
+def test_n_processes_give_the_losses_of_one(n, rung, alone, tmp_path):
+    """6 windows in micro-batches of 2: two processes take 3 and 3, four take 2, 2, 1 and 1."""
+    status, out, err = finished(torchrun(rung(NAME, **SAME), n))
+    assert status == 0 and 'Traceback' not in err, err
+    lines = log_lines(out)                                          # each line once: one process prints
+    assert [line['step'] for line in lines] == [line['step'] for line in alone] == [3, 6, 9, 12, 15]
+    for ours, theirs in zip(lines, alone, strict=True):
+        assert ours['train'] == pytest.approx(theirs['train'], abs=1e-4) and ours['test'] == pytest.approx(theirs['test'], abs=1e-4)
+    assert alone[0]['train'] - alone[-1]['train'] > 0.03            # and they did learn
+    assert f'进程 {n}' in out and len(re.findall('训练前写的', out)) == 1
+    assert len(list((tmp_path / 'wandb').glob('offline-run-*'))) == 1
+
+
+def test_a_killed_worker_comes_back(rung, tmp_path):
+    """torchrun starts the group again; it goes on from latest.pt and ends, to the bit, as if nothing had happened (dropout on)."""
+    constants = SAME | {'DROP_OUT': 0.2, 'SAVE_INTERVAL': 2}
+    for folder in ('calm', 'killed'):
+        (tmp_path / folder).mkdir()
+        path = rung(NAME, tmp_path / folder, **constants)
+        if folder == 'killed':
+            source = path.read_text(encoding='utf-8')
+            line = '        loss, micro_batch_size = accumulate_gradients('
+            assert source.count(line) == 1
+            kill = ("        if it == 7 and RANK == 1 and not Path('was_killed').exists():\n"
+                    "            Path('was_killed').touch(); os.kill(os.getpid(), 9)\n")
+            path.write_text(source.replace(line, kill + line), encoding='utf-8')
+        status, out, err = finished(torchrun(path, 2, '--max-restarts=1'))
+        assert status == 0, err
+    assert (tmp_path / 'killed/was_killed').exists() and '的第 6 步继续' in out
+    a, b = (read(tmp_path / folder / 'checkpoints/v10_ddp/latest.pt') for folder in ('calm', 'killed'))
+    assert len(a['rng']) == 2 and not torch.equal(a['rng'][0]['cpu'], a['rng'][1]['cpu'])     # each process its own dropout
+    for key in ('model', 'optimizer', 'rng', 'step', 'best_test_loss'):
+        assert_same(a[key], b[key], key)
+
+
+def test_a_stop_signal_to_one_process_stops_all_after_the_same_step(rung, tmp_path):
+    path = rung(NAME, **SAME)
+    source = path.read_text(encoding='utf-8')
+    line = '        loss, micro_batch_size = accumulate_gradients('
+    stop = '        if it == 4 and RANK == 1: signal.raise_signal(signal.SIGTERM)\n'
+    path.write_text(source.replace(line, stop + line), encoding='utf-8')
+    status, out, err = finished(torchrun(path, 2))
+    assert status and '第 5 步已存入' in out and read(tmp_path / 'checkpoints/v10_ddp/latest.pt')['step'] == 5
+    assert '错误' not in err
+
+
+def test_ctrl_c_on_torchrun_saves(rung, tmp_path):
+    process = torchrun(rung(NAME, **(SAME | {'TRAIN_ITERS': 100000})), 2, env={'PYTHONUNBUFFERED': '1'})
+    for line in process.stdout:
+        if line.startswith('step '):
+            break
+    process.send_signal(signal.SIGINT)
+    status, out, err = finished(process)
+    step = int(re.search(r'第 (\d+) 步已存入', out)[1])
+    assert status and read(tmp_path / 'checkpoints/v10_ddp/latest.pt')['step'] == step
+
+
+@pytest.mark.parametrize(('constants', 'words'), [({'BATCH_SIZE': 1}, 'BATCH_SIZE = 1'), ({'LYRICS_DIR': 'nowhere'}, 'nowhere/'),
+                                                  ({'LYRICS_DIR': 'broken'}, 'lyrics1.json')])
+def test_an_error_is_said_once_and_nobody_waits(constants, words, rung, tmp_path):
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken/lyrics1.json').write_text('[{"lyric": ["断了', encoding='utf-8')
+    status, out, err = finished(torchrun(rung(NAME, **constants), 2))
+    assert status and len(re.findall('^错误：', err, re.M)) == 1 and words in err and 'v10_ddp.py", line' not in err
+
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_the_gradients_of_the_shares_add_up_to_the_batch(n, load):
+    """Unequal shares (7 windows) and unequal micro-batches included."""
+    module = load(NAME, BATCH_SIZE=7, DROP_OUT=0.0)
+    torch.manual_seed(0)
+    model = module.GPT(400)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    scaler, data = torch.amp.GradScaler('cpu', enabled=False), np.arange(9000, dtype=np.uint16) % 400
+
+    def gradients(world_size):
+        module.WORLD_SIZE, total, grads = world_size, 0.0, [torch.zeros_like(p) for p in model.parameters()]
+        for module.RANK in range(world_size):
+            loss, _ = module.accumulate_gradients(model, scaler, *module.get_batch(data, 5), 2)
+            total += loss
+            grads = [a + p.grad for a, p in zip(grads, model.parameters(), strict=True)]
+        return total, grads
+
+    (one, expected), (many, summed) = gradients(1), gradients(n)
+    assert many == pytest.approx(one, abs=1e-5) and one > 1
+    for a, b in zip(expected, summed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_the_processes_share_each_batch(load):
+    module = load(NAME, BATCH_SIZE=7)
+    data = np.arange(5000, dtype=np.uint16)
+    whole, _ = module.get_batch(data, 3)
+    module.WORLD_SIZE, parts, passed = 3, [], []
+    for module.RANK in range(3):
+        x, y = module.get_batch(data, 3)
+        assert torch.equal(x + 1, y) and x.is_contiguous() and y.is_contiguous()
+        parts.append(x)
+        passed += [y[y != -100].tolist() for _, y in module.all_batches(data[:32 * 9 + 6], 2)]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert sorted(torch.cat(parts).tolist()) == sorted(whole.tolist())
+    assert sorted(sum(passed, [])) == list(range(1, 32 * 9 + 6))    # one pass over the test split: every token once
+
+
+# ---------- data on disk ----------
+def build(module):
+    module.load_data()
+    [folder] = [path for path in module.Path(module.LYRICS_DIR).glob('tokens_*') if not path.name.endswith('.unfinished')]
+    return folder
+
+
+def test_split_and_tokens(load, capsys):
+    """Each song is in one half alone, with the separator after it; characters count the separators."""
+    module = load(NAME)
+    tokenizer, train, test, chars = module.load_data()
+    assert isinstance(train, np.memmap) and train.dtype == np.uint16
+    halves = [tokenizer.decode(part.tolist()) for part in (train, test)]
+    songs = list(module.documents(module.data_files()))
+    assert len(songs) == 576 and (train == tokenizer.eos_id()).sum() + (test == tokenizer.eos_id()).sum() == 576
+    assert 0.85 < (train == tokenizer.eos_id()).sum() / 576 < 0.95
+    assert halves == [''.join(text for text, chance in songs if (chance >= 0.1) == train_half) for train_half in (True, False)]
+    assert chars == sum(len(text) + 1 for text, chance in songs if chance < 0.1)
+    assert '歌曲 576 ' in capsys.readouterr().out
+
+
+def test_the_split_depends_on_the_text_and_the_seed_alone(load, tmp_path):
+    write_songs(tmp_path / 'one/lyrics1.json', SONGS)
+    write_songs(tmp_path / 'two/lyrics1.json', SONGS[150:] + SONGS[:20])      # another order, in two files, some of them twice
+    write_songs(tmp_path / 'two/lyrics2.json', SONGS[:150])
+    module = load(NAME)
+    chances = []
+    for module.LYRICS_DIR in (tmp_path / 'one', tmp_path / 'two'):
+        chances.append(dict(module.documents(module.data_files())))
+        assert len(chances[-1]) == len(list(module.documents(module.data_files()))) == 300
+    module.SEED += 1
+    assert chances[0] == chances[1] and chances[0] != dict(module.documents(module.data_files()))
+
+
+def test_built_once_and_anew_when_the_data_change(load, tmp_path):
+    module = load(NAME, LYRICS_DIR=str(tmp_path / 'data'), BPE_VOCAB_SIZE=400)
+    write_songs(tmp_path / 'data/lyrics1.json', SONGS)
+    folder = build(module)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert build(module) == folder and before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    size = len(module.load_data()[1])
+    write_songs(tmp_path / 'data/lyrics2.json', [{'lyric': ['多了一首' * 30]}, {'lyric': ['又多了一首' * 30]}, {'lyric': ['还有' * 30]}])
+    assert len(module.load_data()[1]) > size
+    module.BPE_VOCAB_SIZE = 390
+    assert len(module.load_data()[0]) == 390
+
+
+@pytest.mark.parametrize('how', ['error', 'kill'])
+def test_an_interrupted_build_is_never_taken_for_a_finished_one(how, load, rung, tmp_path, monkeypatch):
+    write_songs(tmp_path / 'data/lyrics1.json', SONGS)
+    constants = {'LYRICS_DIR': str(tmp_path / 'data'), 'BPE_VOCAB_SIZE': 400}
+    module = load(NAME, **constants)
+    if how == 'error':                                              # while the last file is being written
+        with monkeypatch.context() as patch:
+            patch.setattr(module.json, 'dumps', lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                module.load_data()
+        assert not list((tmp_path / 'data').glob('tokens_*'))       # nothing is left behind
+    else:
+        path = rung(NAME, **constants)
+        source = path.read_text(encoding='utf-8')
+        line = "        (temporary / 'bpe.model').write_bytes("
+        assert source.count(line) == 1
+        path.write_text(source.replace(line, '        os.kill(os.getpid(), 9)\n' + line), encoding='utf-8')
+        assert run_script(path).returncode == -9
+        assert [path.suffix for path in (tmp_path / 'data').glob('tokens_*')] == ['.unfinished']
+    assert len(module.load_data()[1]) > 1000 and build(module).is_dir()
+
+
+def test_a_vocabulary_that_16_bits_cannot_hold_is_refused(rung):
+    done = run_script(rung(NAME, BPE_VOCAB_SIZE=65536))
+    assert done.returncode == 1 and '最多 65535' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_files_are_read_as_a_stream(load, tmp_path):
+    """12 MB of songs: the same as json.loads gives, in a fraction of the memory."""
+    rng = random.Random(0)
+    lines = [''.join(chr(rng.randrange(0x4e00, 0x6000)) for _ in range(20)) for _ in range(9000)]
+    songs = [{'name': '"[{,', 'lyric': rng.choices(lines, k=rng.randrange(1, 90))} for _ in range(4500)]
+    songs[7]['lyric'] = ['很长' * 900_000]                           # a song larger than what is read at once
+    path = write_songs(tmp_path / 'lyrics1.json', songs)
+    assert path.stat().st_size > 12e6
+    module = load(NAME)
+    expected = [module.clean('\n'.join(song['lyric'])) for song in songs]
+    assert list(module.read_lyrics(path)) == expected
+    del songs[7], expected
+    write_songs(path, songs)
+    tracemalloc.start()
+    assert sum(1 for _ in module.read_lyrics(path)) == 4499
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.2 * path.stat().st_size
+
+
+BROKEN = {
+    'truncated in a song': ('[{"lyric": ["一"]}, {"lyric": ["断', '第 2 首'),
+    'truncated between songs': ('[{"lyric": ["一"]},', '第 2 首'),
+    'empty': ('', 'JSON'),
+    'not an array': ('{"lyric": ["一"]}', '数组'),
+    'a song without lyric': ('[{"lyric": ["一"]}, {"name": "无词"}]', '第 2 首'),
+    'entries are strings': ('["一"]', '第 1 首'),
+    'lyric of numbers': ('[{"lyric": [1]}]', '第 1 首'),
+    'garbage': ('[{"lyric": ["一"]} 乱码]', '第 2 首'),
+    'nested too deep': ('[' + '[' * 200_000, 'lyrics1.json'),
+    'no songs': ('[]', '0 首'),
+    'only credits': ('[{"lyric": ["作词：某人"]}]', '0 首'),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_broken_data(case, load, tmp_path):
+    text, word = BROKEN[case]
+    (tmp_path / 'lyrics1.json').write_text(text, encoding='utf-8')
+    module = load(NAME, LYRICS_DIR=str(tmp_path))
+    with pytest.raises(SystemExit, match=word) as stop:
+        module.load_data()
+    assert stop.value.code.startswith('错误：') and not list(tmp_path.glob('tokens_*'))
+    assert tmp_path.name in stop.value.code
+
+
+def test_another_encoding(load, tmp_path):
+    for name in ('lyrics1.json', 'one.txt'):
+        (tmp_path / name).write_bytes(json.dumps(SONGS, ensure_ascii=False).encode('gbk'))
+        with pytest.raises(SystemExit, match=f'{name} 不是 UTF-8'):
+            load(NAME, LYRICS_DIR=str(tmp_path)).load_data()
+        (tmp_path / name).unlink()
+
+
+def test_plain_text(load, tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a/one.txt').write_text('一篇，两行\n第二行\n', encoding='utf-8-sig')
+    (tmp_path / 'b.txt').write_text('\n\n甲\n乙\n  \n\n丙\n', encoding='utf-8')
+    (tmp_path / 'tiny.txt').write_text('Once upon\n\na time\n<|endoftext|>\nThe end\n<|endoftext|>\n', encoding='utf-8')
+    (tmp_path / 'no_line_break.txt').write_text('长' * 20_000 + '短' * 30_000, encoding='utf-8')
+    write_songs(tmp_path / 'lyrics1.json', [{'lyric': ['一首歌']}])
+    module = load(NAME, LYRICS_DIR=str(tmp_path))
+    texts = [text for text, _ in module.documents(module.data_files())]
+    cut = ['长' * 20_000, '短' * 20_000, '短' * 10_000]
+    assert texts == ['一篇，两行\n第二行', '甲\n乙', '丙', '一首歌', *cut, 'Once upon\na time', 'The end']
+
+
+def test_trains_on_plain_text(rung, tmp_path):
+    (tmp_path / 'data').mkdir()
+    rng = random.Random(0)
+    words = ['once', 'upon', 'a', 'time', 'the', 'cat', 'sat']
+    stories = ['\n'.join(' '.join(rng.choices(words, k=9)) for _ in range(5)) for _ in range(200)]
+    (tmp_path / 'data/stories.txt').write_text('\n\n'.join(stories), encoding='utf-8')
+    done = run_script(rung(NAME, LYRICS_DIR='data', BPE_VOCAB_SIZE=300))
+    assert done.returncode == 0 and '歌曲 200 ' in done.stdout and len(log_lines(done.stdout)) == 2, done.stderr
+
+
+def test_the_tokenizer_learns_from_a_bounded_sample(load, tmp_path, monkeypatch):
+    write_songs(tmp_path / 'lyrics1.json', SONGS)
+    module = load(NAME, LYRICS_DIR=str(tmp_path), BPE_VOCAB_SIZE=400, TOKENIZER_BYTES=(tmp_path / 'lyrics1.json').stat().st_size // 4)
+    seen = []
+    monkeypatch.setattr(module, 'train_tokenizer', lambda songs, train=module.train_tokenizer: seen.extend(songs) or train(songs))
+    tokenizer, train, test, _ = module.load_data()
+    held_out = {text for text, chance in module.documents(module.data_files()) if chance < 0.1}
+    assert 40 < len(seen) < 100 and not held_out & set(seen)        # about a quarter of 270
+
+
+def test_workers_get_the_path_and_not_the_tokens(load, tmp_path):
+    module = load(NAME, TRAIN_ITERS=6)
+    np.arange(60_000, dtype=np.uint16).tofile(tmp_path / 'train.bin')
+    data = np.memmap(tmp_path / 'train.bin', dtype=np.uint16, mode='r')
+    assert len(pickle.dumps(module.TrainBatches(data).__dict__)) < 1000
+    plain = [x for x, _ in module.train_loader(data, 2)]
+    assert len(plain) == 4 and all(torch.equal(x, module.get_batch(data, it)[0]) for it, x in enumerate(plain, 2))
+
+
+def test_max_songs(load, tmp_path):
+    write_songs(tmp_path / 'lyrics1.json', SONGS)
+    module = load(NAME, LYRICS_DIR=str(tmp_path), MAX_SONGS=50)
+    assert len(list(module.documents(module.data_files()))) == 50

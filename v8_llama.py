@@ -1,0 +1,779 @@
+"""今天的开放模型的结构：RMSNorm、SwiGLU、没有偏置、词向量与输出共用一个矩阵。训练出来的就是一个 Llama（arXiv:2302.13971）。
+
+相对 v7_grad_accum.py 的改动：
+- `Block`、`GPT` 用 RMSNorm：不减均值，没有偏置（arXiv:1910.07467）；
+- `FeedForward` 用 SwiGLU：一条支路开门，一条支路放行（arXiv:2002.05202）；`MultiHeadAttention` 的输出也没有偏置；
+- `GPT` 的 lm_head 就是词向量的矩阵（arXiv:1608.05859），`make_optimizer` 里它算词向量，不衰减；
+- 检查点有自己的文件夹 `CHECKPOINT_DIR`；export_hf.py 把它变成 transformers 能读的文件夹。
+
+看差异：git diff --no-index v7_grad_accum.py v8_llama.py
+运行：python v8_llama.py（导出：python export_hf.py checkpoints/v8_llama/best.pt OUT/）
+预期：DOC
+"""
+import hashlib
+import io
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import sentencepiece as spm
+import torch
+import torch.nn as nn
+import wandb
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils.data import DataLoader, Dataset
+
+# ---------- 超参数：改这里，再运行。「A if GPU else B」：有 CUDA GPU 时取 A，没有时取 B ----------
+DEVICE = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+GPU = DEVICE.startswith('cuda')
+
+# 数据
+LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
+MAX_SONGS = None                            # 最多用多少首歌；None：全部
+BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
+SEED = 1337                                 # 随机种子：同一个种子，同样的结果
+
+# 训练
+BATCH_SIZE = 64 if GPU else 16              # 一步训练多少个窗口
+MICRO_BATCH_SIZE = 16                       # 一次放进模型多少个窗口；放不下会自动减半
+BLOCK_SIZE = 1024 if GPU else 128           # 窗口长度（token），也就是模型能看到的上文
+LEARNING_RATE = 6e-4 if GPU else 1.5e-3     # 学习率的最高点
+MIN_LR = 6e-5 if GPU else 1.5e-4            # 学习率的终点
+WARMUP_ITERS = 200 if GPU else 30           # 前多少步从 0 升到最高点
+TRAIN_ITERS = 5000 if GPU else 600          # 训练多少步
+EVAL_INTERVAL = 200                         # 每隔多少步评估一次
+EVAL_ITERS = 20                             # 一次评估用多少批窗口
+USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位
+AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
+USE_COMPILE = GPU                           # torch.compile：把模型编译成融合的内核
+WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
+BETAS = (0.9, 0.95)                         # AdamW 的两个动量系数
+GRAD_CLIP = 1.0                             # 梯度范数的上限
+NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
+PREFETCH_FACTOR = 4                         # 每个子进程提前准备多少批
+
+# 模型
+MODEL_SIZES = {                             # 名字：(N_EMBED, N_LAYERS, N_HEADS, BLOCK_SIZE)
+    'tiny': (256, 4, 4, 128), 'small': (384, 6, 6, 256), 'medium': (768, 12, 12, 512), 'large': (1024, 24, 16, 1024),
+    'gpt2': (768, 12, 12, 1024), 'gpt2-medium': (1024, 24, 16, 1024), 'gpt2-large': (1280, 36, 20, 1024), 'gpt2-xl': (1600, 48, 25, 1024),
+}
+MODEL_SIZE = None                           # 上面的一个名字；None：用下面的常量和 BLOCK_SIZE
+N_EMBED = 768 if GPU else 128               # 向量宽度
+N_HEADS = 12 if GPU else 4                  # 注意力头数
+N_LAYERS = 12 if GPU else 4                 # 层数
+DROP_OUT = 0.1 if GPU else 0.0              # 训练时随机丢弃的比例
+RECOMPUTE = False                           # 各层的中间结果不存，反向时重算：省显存，慢一些
+if MODEL_SIZE in MODEL_SIZES:
+    N_EMBED, N_LAYERS, N_HEADS, BLOCK_SIZE = MODEL_SIZES[MODEL_SIZE]
+
+# 采样
+MAX_NEW_TOKENS = 200                        # 最多写多少个 token
+TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更大胆
+
+# 检查点
+CHECKPOINT_DIR = 'checkpoints/v8_llama'     # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
+SAVE_INTERVAL = 1000 if GPU else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
+PREVIEW_INTERVAL = 1000 if GPU else 200     # 每隔多少步试写一首
+RESUME = True                               # 接着 latest.pt 训练；False：从头训练，旧文件移到 old-<时间>/
+
+# wandb
+WANDB_PROJECT = 'chinese-lyrics-gpt'        # 项目名
+LOG_INTERVAL = 10                           # 每隔多少步记录一次这一批的损失、学习率、梯度范数
+TENSORBOARD = True                          # 同样的曲线，在本机用 TensorBoard 也看得到
+
+
+def fail(message):
+    """遇到用户能改正的错误：说清哪里不对、怎么办，以状态 1 退出。"""
+    sys.exit(f'错误：{message}')
+
+
+def check_constants():
+    """常量不合用时，现在就说，不等到训练中途。"""
+    if MODEL_SIZE is not None and MODEL_SIZE not in MODEL_SIZES:
+        fail(f'MODEL_SIZE = {MODEL_SIZE!r}：要是 None，或者 {"、".join(MODEL_SIZES)} 之一')
+    for name, value in globals().items():
+        if name != 'MODEL_SIZE' and name.endswith(('_SIZE', '_INTERVAL', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')):
+            if not isinstance(value, int) or value < 1:
+                fail(f'{name} = {value}：要是正整数')
+    if TEMPERATURE <= 0:
+        fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if N_EMBED % N_HEADS:
+        fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
+    if N_EMBED // N_HEADS % 2:
+        fail(f'每个头的通道数 N_EMBED / N_HEADS = {N_EMBED // N_HEADS} 是奇数：RoPE 把通道两两配对，请改其中一个')
+    if BPE_VOCAB_SIZE <= 260:
+        fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
+    try:
+        torch.zeros(1, device=DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}），请改成 'cpu'")
+
+
+# ---------- 数据 ----------
+def clean(lyric):
+    """歌词正文，一行一句：去掉空行、署名行（「作词：某某」）和段落标记（「副歌」）。
+
+    署名行要有职务名 *和* 冒号：以「鼓」「制作」开头的歌词不能误删。
+    """
+    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期|配唱'
+            '|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广')
+    english = 'lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP'
+    others = r'人|师|者|员|室|棚|公司|助理|总|工程|设计|指导|演奏|及|和|与|[\sA-Za-z/、&·.・()（）-]'
+    credit = re.compile(rf'\W*(?:{jobs}|(?:{english})\b)(?:{jobs}|{others})*[:：]', re.IGNORECASE)
+    section = re.compile(r'\W*(?:主歌|副歌|导歌|预副歌|前奏|间奏|尾奏|过门|桥段|verse|(?:pre-?)?chorus|bridge|intro|outro|hook'
+                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四]*[A-D]?\W*', re.IGNORECASE)
+    lines = (line.strip() for line in lyric.splitlines())
+    return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
+
+
+def load_songs():
+    """所有歌曲的正文：清洗，去重，打乱。同样的文件和 SEED 得到同样的次序。"""
+    files = sorted(Path(LYRICS_DIR).glob('**/lyrics*.json'), key=Path.as_posix)
+    if not files:
+        files = [Path(LYRICS_DIR) / 'sample.json']
+        if not files[0].is_file():
+            fail(f'{LYRICS_DIR}/ 里没有 lyrics*.json，也没有 sample.json：请在项目文件夹里运行，数据的来处见 ChineseLyrics/README.md')
+        print(f'{LYRICS_DIR}/ 里没有 lyrics*.json，用自带的小样本 {files[0]}；完整数据集见 ChineseLyrics/README.md')
+    songs = {}                                                      # 用字典去重：保持次序
+    for file in files:
+        try:
+            entries = json.loads(file.read_text(encoding='utf-8-sig'))
+        except UnicodeDecodeError:
+            fail(f'{file} 不是 UTF-8 编码（可能是 GBK）：请用编辑器另存为 UTF-8')
+        except (json.JSONDecodeError, RecursionError) as error:
+            fail(f'{file} 不是完整的 JSON（{error}）：可能没有下载完，请重新下载或改正这一处')
+        if not isinstance(entries, list):
+            fail(f'{file} 的最外层不是数组：应当是 [{{"name": …, "singer": …, "lyric": [一行, 一行, …]}}, …]')
+        for number, entry in enumerate(entries, 1):
+            lyric = entry.get('lyric') if isinstance(entry, dict) else None
+            lyric = [lyric] if isinstance(lyric, str) else lyric
+            if not isinstance(lyric, list) or not all(isinstance(line, str) for line in lyric):
+                fail(f'{file} 的第 {number} 首没有 "lyric"，或者它不是一行行的文字：应当是 "lyric": ["第一行", "第二行", …]')
+            songs[clean('\n'.join(lyric).encode('utf-8', 'ignore').decode())] = None    # 坏掉的半个表情符号去掉
+    songs.pop('', None)
+    songs = list(songs)
+    random.Random(SEED).shuffle(songs)
+    songs = songs[:MAX_SONGS]
+    if len(songs) < 2:
+        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
+    return songs
+
+
+def train_tokenizer(songs):
+    """在训练歌曲上学出 BPE 词表（arXiv:1508.07909），返回 SentencePieceProcessor。
+
+    decode(encode(s)) == s 对任何文字成立：不做全半角转换，空格、换行各有自己的 token，词表外的字拆成 UTF-8 字节。
+    唯一的例外是符号「▁」（U+2581）：SentencePiece 用它记空格，解码出来也是空格。
+    """
+    lines = [line for song in songs for line in song.split('\n')]
+    digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
+    path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
+
+    # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
+    # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
+    counts = Counter(char for line in lines for char in line)
+    share, kept, total = 0.0, 0, counts.total()
+    for _, count in counts.most_common():
+        if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
+            break
+        share, kept = share + count / total, kept + 1
+    if kept < len(counts):
+        print(f'语料有 {len(counts)} 种字，词表放不下：常见的 {kept} 种（占 {share:.2%}）各有一个 token，其余拆成字节')
+
+    if not path.exists():
+        model = io.BytesIO()
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type='bpe', vocab_size=max(BPE_VOCAB_SIZE, kept + 260),
+            hard_vocab_limit=False, character_coverage=min(share, 1.0), byte_fallback=True, required_chars='▁\n',
+            normalization_rule_name='identity', add_dummy_prefix=False, remove_extra_whitespaces=False,
+            max_sentence_length=2**30, unk_id=0, eos_id=1, bos_id=-1, minloglevel=2)
+        temporary = path.with_suffix('.tmp')
+        temporary.write_bytes(model.getvalue())
+        temporary.replace(path)                                     # 写完才改名：中途被杀也不会留下半个文件
+    try:
+        tokenizer = spm.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError):
+        fail(f'{path} 坏了：删掉它再运行，会重新学一份')
+    if len(tokenizer) != BPE_VOCAB_SIZE:
+        print(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE} 对这份语料不合适，实际用 {len(tokenizer)}')
+    return tokenizer
+
+
+def encode_songs(tokenizer, songs):
+    """(N,) 所有歌曲的 token，每首后面一个分隔符（eos）。"""
+    return torch.tensor([i for ids in tokenizer.encode(songs, add_eos=True) for i in ids])
+
+
+def load_data():
+    """返回 (tokenizer, 训练 token, 测试 token, 测试字符数)。按歌曲分：90% 训练，10% 测试。"""
+    songs = load_songs()
+    n = int(0.9 * len(songs))
+    train_songs, test_songs = songs[:n], songs[n:]
+    tokenizer = train_tokenizer(train_songs)
+    train_data = encode_songs(tokenizer, train_songs)               # (N,)
+    test_data = encode_songs(tokenizer, test_songs)
+    print(f'歌曲 {len(songs):,} | 词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
+    for name, data in (('训练', train_data), ('测试', test_data)):
+        if len(data) <= BLOCK_SIZE:
+            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
+    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in test_songs)  # 一处分隔算一个字符
+
+
+def get_batch(data, it):
+    """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
+    rng = random.Random(f'{SEED} {it}')
+    starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
+    positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
+    return data[positions], data[positions + 1]                     # (B, T), (B, T)
+
+
+class TrainBatches(Dataset):
+    """第 it 项是第 it 步的一批窗口：由子进程提前准备，GPU 不必等。"""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getitem__(self, it):
+        return get_batch(self.data, it)
+
+
+def ignore_signals(worker_id):
+    """Ctrl-C 和停止信号归主进程处理，子进程不理会。"""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def train_loader(data, start):
+    """依次给出第 start、start + 1…… 步的批。"""
+    return DataLoader(TrainBatches(data), batch_size=None, sampler=range(start, TRAIN_ITERS), num_workers=NUM_WORKERS,
+                      prefetch_factor=PREFETCH_FACTOR if NUM_WORKERS else None, pin_memory=GPU,
+                      worker_init_fn=ignore_signals, generator=torch.Generator())    # 自己的发生器：不动全局的随机状态
+
+
+# ---------- 模型 ----------
+def rope_table():
+    """RoPE（arXiv:2104.09864）旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size)。位置 t 上第 i 对通道转 t * 10000^(-2i / head_size) 弧度。"""
+    head_size = N_EMBED // N_HEADS
+    frequencies = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
+    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)     # (BLOCK_SIZE, head_size / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+
+
+def apply_rope(x, rope):
+    """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
+
+    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    """
+    cos, sin = rope                                                 # (T, head_size)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
+    return torch.addcmul(x * cos, swapped, sin)                     # x * cos + swapped * sin，一步算完
+
+
+class MultiHeadAttention(nn.Module):
+    """所有的头一起算：一次矩阵乘法得到全部 q、k、v，flash attention 不存 (T, T) 的矩阵（arXiv:2205.14135）。"""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(N_EMBED, 3 * N_EMBED, bias=False)
+        self.proj = nn.Linear(N_EMBED, N_EMBED, bias=False)
+        self.dropout = nn.Dropout(DROP_OUT)
+
+    def forward(self, x, rope):                                     # (B, T, C)
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
+        dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        out = out.transpose(1, 2).reshape(B, T, C)                  # (B, T, C)，各头接起来
+        return self.dropout(self.proj(out))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU：每个位置放宽到 up，由 gate 决定各通道放行多少，再用 down 收回来。"""
+
+    def __init__(self):
+        super().__init__()
+        hidden = math.ceil(N_EMBED * 8 / 3 / 64) * 64               # 三个矩阵，各宽 8/3 倍：与两个 4 倍的一样多
+        self.gate = nn.Linear(N_EMBED, hidden, bias=False)
+        self.up = nn.Linear(N_EMBED, hidden, bias=False)
+        self.down = nn.Linear(hidden, N_EMBED, bias=False)
+        self.dropout = nn.Dropout(DROP_OUT)
+
+    def forward(self, x):                                           # (B, T, C)
+        return self.dropout(self.down(F.silu(self.gate(x)) * self.up(x)))
+
+
+class Block(nn.Module):
+    """一层：先交流（注意力），再思考（前馈）。每一步都加回原来的 x（残差）。"""
+
+    def __init__(self):
+        super().__init__()
+        self.ln1 = nn.RMSNorm(N_EMBED, eps=1e-5)
+        self.attention = MultiHeadAttention()
+        self.ln2 = nn.RMSNorm(N_EMBED, eps=1e-5)
+        self.ffwd = FeedForward()
+
+    def forward(self, x, rope):                                     # (B, T, C)
+        x = x + self.attention(self.ln1(x), rope)
+        x = x + self.ffwd(self.ln2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """token 编号 -> 向量 -> N_LAYERS 层 -> 下一个 token 的得分。位置由 RoPE 在注意力里给出。"""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, N_EMBED)
+        self.register_buffer('rope', rope_table(), persistent=False)    # 全模型共用一张表；算得出来，不必存
+        self.dropout = nn.Dropout(DROP_OUT)
+        self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
+        self.ln_f = nn.RMSNorm(N_EMBED, eps=1e-5)
+        self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
+        self.lm_head.weight = self.token_embedding.weight           # 同一个矩阵：读进来和写出去用同样的词向量
+        self.apply(self.init_weights)
+        for name, parameter in self.named_parameters():
+            if name.endswith(('attention.proj.weight', 'ffwd.down.weight')):   # 每层往残差上加两次：缩小，免得越加越大
+                nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * N_LAYERS))
+
+    def init_weights(self, module):
+        """GPT-2 的初始化：矩阵 N(0, 0.02)。"""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+
+    def forward(self, idx, targets=None):                           # (B, T), (B, T)
+        T = idx.shape[1]
+        x = self.dropout(self.token_embedding(idx))                 # (B, T, C)
+        for block in self.blocks:
+            x = recompute(block, x, self.rope[:, :T], use_reentrant=False) if RECOMPUTE and self.training else block(x, self.rope[:, :T])
+        logits = self.lm_head(self.ln_f(x))                         # (B, T, vocab_size)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def generate(self, idx, stop):                                  # (1, T)
+        """接着 idx 写，到 stop 或 MAX_NEW_TOKENS 个 token 为止。自带随机数发生器：采样不影响训练。"""
+        self.eval()
+        generator = torch.Generator().manual_seed(SEED)
+        for _ in range(MAX_NEW_TOKENS):
+            with autocast():
+                logits, _ = self(idx[:, -BLOCK_SIZE:])              # (1, T, vocab_size)
+            probs = F.softmax(logits[:, -1].float().cpu() / TEMPERATURE, dim=-1)
+            idx_next = torch.multinomial(probs, 1, generator=generator)     # (1, 1)
+            if idx_next.item() == stop:
+                break
+            idx = torch.cat((idx, idx_next.to(idx.device)), dim=1)
+        self.train()
+        return idx
+
+
+# ---------- 训练 ----------
+def autocast():
+    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
+    return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
+
+
+def compile_model(model, data):
+    """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
+    if not USE_COMPILE:
+        return model
+    print('torch.compile 编译中，第一次要等一会儿……')
+    started = time.perf_counter()
+    compiled = torch.compile(model)
+    x, y = (t[:MICRO_BATCH_SIZE] for t in get_batch(data, 0))
+    try:
+        with autocast():
+            _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
+        loss.backward()
+        loss.item()
+    except torch.OutOfMemoryError:
+        print('编译时显存不够，训练时会减半')
+    except Exception as error:
+        print(f'torch.compile 在这台机器上用不了（{type(error).__name__}），不编译，继续训练')
+        compiled = model
+    else:
+        print(f'编译用了 {time.perf_counter() - started:.0f} 秒')
+    model.zero_grad()
+    return compiled
+
+
+def sample_batches(data, size):
+    """评估用的 EVAL_ITERS 批窗口，每份 size 个：每次都是同样的，前后才好比较。"""
+    batches = [get_batch(data, f'eval {i}') for i in range(EVAL_ITERS)]
+    return [micro for x, y in batches for micro in zip(x.split(size), y.split(size))]
+
+
+def all_batches(data, size):
+    """从头到尾一遍的窗口，每份 size 个；最后一个不满，用 -100 补齐（cross_entropy 跳过它）。"""
+    pad = -(len(data) - 1) % BLOCK_SIZE
+    x = F.pad(data[:-1], (0, pad)).view(-1, BLOCK_SIZE)
+    y = F.pad(data[1:], (0, pad), value=-100).view(-1, BLOCK_SIZE)
+    return zip(x.split(size), y.split(size))
+
+
+@torch.no_grad()
+def estimate_loss(model, batches):
+    """batches 里每个 token 的平均损失（nat）。"""
+    model.eval()
+    total, count = 0.0, 0
+    for x, y in batches:
+        with autocast():
+            _, loss = model(x.to(DEVICE), y.to(DEVICE))
+        n = (y != -100).sum().item()
+        total, count = total + loss.item() * n, count + n
+    model.train()
+    return total / count
+
+
+def check_finite(step, *values):
+    """损失变成 nan 或 inf，就不必再训练下去了。"""
+    if not all(math.isfinite(value) for value in values):
+        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+
+
+def write(model, tokenizer):
+    """让模型写一首，从分隔符写起，写到分隔符为止。"""
+    start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
+    text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)      # 字节会拼出控制字符，终端不爱看；全角空格留着
+
+
+def get_lr(it):
+    """第 it 步的学习率：先直线上升，再沿余弦降到 MIN_LR（arXiv:1608.03983）。"""
+    if it < WARMUP_ITERS:
+        return LEARNING_RATE * (it + 1) / (WARMUP_ITERS + 1)
+    progress = (it - WARMUP_ITERS) / (TRAIN_ITERS - WARMUP_ITERS)   # 0 到 1
+    return MIN_LR + 0.5 * (1 + math.cos(math.pi * progress)) * (LEARNING_RATE - MIN_LR)
+
+
+def make_optimizer(model):
+    """AdamW。权重衰减只用于各层的矩阵：词向量（也就是 lm_head）、RMSNorm 不衰减（arXiv:1711.05101）。"""
+    decay = [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
+    rest = [p for p in model.parameters() if all(p is not q for q in decay)]
+    groups = [{'params': decay, 'weight_decay': WEIGHT_DECAY}, {'params': rest, 'weight_decay': 0.0}]
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
+
+
+def accumulate_gradients(model, scaler, x, y, micro_batch_size):
+    """把一批 (B, T) 分成每份 micro_batch_size 个窗口，依次求梯度，加起来。返回 (整批的平均损失, 放得下的 micro_batch_size)。
+
+    放不下就减半，回到这一步开始时的随机状态，从头再来：一份也不会丢，一份也不会算两次。
+    """
+    rng = rng_state()
+    while True:
+        model.zero_grad()
+        try:
+            total = 0.0
+            for micro_x, micro_y in zip(x.split(micro_batch_size), y.split(micro_batch_size)):
+                with autocast():
+                    loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))[1]
+                loss = loss * len(micro_x) / len(x)                 # 按窗口数加权：最后一份可能小些
+                scaler.scale(loss).backward()
+                total += loss.item()
+            return total, micro_batch_size
+        except torch.OutOfMemoryError:
+            if micro_batch_size == 1:
+                raise
+        loss = None                                                 # 放掉没有算完的那一份
+        torch.cuda.empty_cache()
+        set_rng_state(rng)
+        micro_batch_size = (micro_batch_size + 1) // 2
+        print(f'显存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
+
+
+def flops_per_token(model):
+    """训练一个 token 的浮点运算次数（前向加反向）：每个矩阵参数 6 次，注意力每层 12 * C * T 次。"""
+    matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return 6 * matrices + 12 * N_LAYERS * N_EMBED * BLOCK_SIZE
+
+
+def matrix_rate():
+    """这台设备做大矩阵乘法的速度，FLOP/s：算力利用率（MFU）以它为 100%。"""
+    n = 8192 if GPU else 2048
+    a = torch.linspace(-1, 1, n * n, device=DEVICE).view(n, n)      # 不用随机数：不动随机状态
+    a = a.to(getattr(torch, AMP_DTYPE) if USE_AMP else torch.float32)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()                                        # item() 等它算完
+        best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
+    return best
+
+
+def config():
+    """全部常量，写进检查点。"""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in globals().items()
+            if name.isupper() and name not in ('F', 'GPT')}
+
+
+def check_disk(model):
+    """训练前先看磁盘够不够：一份完整的检查点是权重加 AdamW 的两份动量。"""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    files = 2 + TRAIN_ITERS // SAVE_INTERVAL                        # latest.pt、写到一半的临时文件、各个 ckpt
+    existing = sum(file.stat().st_size for file in Path(CHECKPOINT_DIR).glob('*.pt'))
+    need, free = weights * (3 * files + 1) - existing, shutil.disk_usage(CHECKPOINT_DIR).free
+    if free < need:
+        fail(f'{CHECKPOINT_DIR}/ 所在的磁盘只剩 {free / 1e9:.1f} GB，检查点还要 {need / 1e9:.1f} GB：请腾出空间，或调大 SAVE_INTERVAL')
+
+
+def save_checkpoint(name, checkpoint):
+    """写到临时文件，落盘，再改名：任何时刻被杀、断电、磁盘写满，原来的文件都完好。"""
+    path = Path(CHECKPOINT_DIR) / name
+    temporary = path.with_name('unfinished.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:                        # 磁盘写满时，torch.save 两种都可能抛出
+        temporary.unlink(missing_ok=True)
+        fail(f'写不了 {path}（{error}）。原来的检查点完好：腾出磁盘空间再运行，会从 latest.pt 继续')
+
+
+def load_checkpoint(tokenizer):
+    """读 latest.pt；没有就返回 {}。别的分词器或别的模型形状的，拒绝。"""
+    path = Path(CHECKPOINT_DIR) / 'latest.pt'
+    if not path.exists():
+        return {}
+    remedy = '要从头训练，设 RESUME = False（旧文件会移走，不会丢）'
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        for key in ('model', 'optimizer', 'scaler', 'step', 'best_test_loss', 'rng', 'config', 'tokenizer'):
+            checkpoint[key]
+    except Exception as error:
+        fail(f'{path} 读不出来（{type(error).__name__}），可能不完整：把一份 ckpt_*.pt 复制成 latest.pt 可从那里继续；{remedy}')
+    saved = checkpoint['config']
+    different = [f'{name} 原来是 {saved.get(name)}，现在是 {globals()[name]}'
+                 for name in ('N_EMBED', 'N_HEADS', 'N_LAYERS') if saved.get(name) != globals()[name]]
+    if checkpoint['tokenizer'] != tokenizer.serialized_model_proto():
+        different.append('分词器不同（歌词数据、MAX_SONGS、SEED 或 BPE_VOCAB_SIZE 变了）')
+    if different:
+        fail(f'{path} 不是这个模型的：{"；".join(different)}。改回去就能续训；{remedy}')
+    changed = [f'{name}：{saved[name]} → {value}' for name, value in config().items() if name in saved and saved[name] != value]
+    print(f'从 {path} 的第 {checkpoint["step"]} 步继续' + (f'；这些常量变了：{"，".join(changed)}' if changed else ''))
+    return checkpoint
+
+
+def rng_state():
+    """CPU 和 GPU 的随机状态：dropout 接下来用的随机数由它决定。"""
+    return {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
+
+
+def set_rng_state(state):
+    """回到 rng_state() 当时的状态。"""
+    torch.set_rng_state(state['cpu'])
+    if GPU and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], DEVICE)
+
+
+def restore(checkpoint, model, optimizer, scaler):
+    """装回权重、优化器和随机状态。优化器的超参数用现在的常量，不用存下的。"""
+    model.load_state_dict(checkpoint['model'])
+    optimizer.load_state_dict({**optimizer.state_dict(), 'state': checkpoint['optimizer']['state']})
+    if checkpoint['scaler']:
+        scaler.load_state_dict(checkpoint['scaler'])
+    set_rng_state(checkpoint['rng'])
+
+
+def move_old_checkpoints():
+    """RESUME = False：旧的检查点移到 old-<时间>/，不覆盖。"""
+    files = list(Path(CHECKPOINT_DIR).glob('*.pt'))
+    if files:
+        folder = Path(CHECKPOINT_DIR) / time.strftime('old-%Y%m%d-%H%M%S')
+        folder.mkdir()
+        for file in files:
+            file.rename(folder / file.name)
+        print(f'旧的检查点移到了 {folder}/')
+
+
+def catch_signals():
+    """Ctrl-C 或 SIGTERM 先记下来，训练循环做完这一步、保存之后再停。再按一次 Ctrl-C 立即停。"""
+    received = []
+
+    def handler(number, frame):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    return received
+
+
+def start_wandb(run_id):
+    """开始（或接着 run_id）记录。没有登录、没有网络就离线记录：不提问，也不耽误训练。"""
+    arguments = {'project': WANDB_PROJECT, 'id': run_id, 'resume': 'allow', 'config': config(),
+                 'settings': wandb.Settings(silent=True, init_timeout=20, finish_timeout=60)}
+    try:
+        mode = wandb.setup().settings.mode                          # 默认 online；WANDB_MODE 或 wandb offline 可以改
+        run = wandb.init(mode='offline' if mode == 'online' and not wandb.login(prompt=False) else mode, **arguments)
+    except Exception as error:                                      # 没有网络、密钥失效……
+        print(f'wandb 连不上（{type(error).__name__}），改为离线')
+        try:
+            run = wandb.init(mode='offline', **arguments)
+        except Exception as error:                                  # 连离线也不行：不记录，训练照常
+            print(f'wandb 用不了（{type(error).__name__}），不记录')
+            run = wandb.init(mode='disabled', **arguments)
+    run.define_metric('*', step_metric='step')                      # 续训会重走几步，wandb 自己的计数器不会退回去
+    if run.offline:
+        folder = os.path.relpath(Path(run.dir).parent)
+        print(f'wandb 离线记录在 {folder}/：用 wandb leet 看曲线；wandb login 之后，用 wandb sync {folder} 上传')
+    elif run.url:                                                   # WANDB_MODE=disabled 时没有
+        print(f'wandb：{run.url}')
+    return run
+
+
+def start_tensorboard(run_id, first):
+    """TensorBoard 的记录器，一次训练一个文件夹；续训时，第 first 步之后的旧记录作废。"""
+    if not TENSORBOARD:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+        return SummaryWriter(Path(CHECKPOINT_DIR) / 'tensorboard' / run_id, purge_step=first + 1)
+    except Exception as error:
+        print(f'TensorBoard 用不了（{type(error).__name__}）：想看就 pip install tensorboard；不想看就设 TENSORBOARD = False')
+        return None
+
+
+def log_metrics(run, writer, metrics):
+    """记一组数，wandb 和 TensorBoard 各一份。它们出了问题也不停下训练。"""
+    try:
+        run.log(metrics)
+    except Exception as error:
+        print(f'wandb 没有记上（{type(error).__name__}），训练继续')
+    if not writer:
+        return
+    try:
+        for name, value in metrics.items():
+            if name == 'samples':
+                writer.add_text(name, value.data[0][1].replace('\n', '  \n'), metrics['step'])     # Markdown：行末两个空格才换行
+            elif name != 'step':
+                writer.add_scalar(name, value, metrics['step'])
+        writer.flush()
+    except Exception as error:
+        print(f'TensorBoard 没有记上（{type(error).__name__}），训练继续')
+
+
+def main():
+    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    check_constants()
+    torch.manual_seed(SEED)
+    torch.set_float32_matmul_precision('high')                      # 留在 float32 的矩阵乘法用 TF32
+    print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
+    tokenizer, train_data, test_data, test_chars = load_data()
+    epochs = TRAIN_ITERS * BATCH_SIZE * BLOCK_SIZE / len(train_data)
+    if epochs > 20:
+        print(f'训练歌曲会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：完整数据集见 ChineseLyrics/README.md')
+
+    Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    if not RESUME:
+        move_old_checkpoints()
+    checkpoint = load_checkpoint(tokenizer)
+    first, best_test_loss = checkpoint.get('step', 0), checkpoint.get('best_test_loss', math.inf)
+    if first >= TRAIN_ITERS:
+        print(f'训练已经完成（{first} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
+        return
+
+    model = GPT(len(tokenizer)).to(DEVICE)
+    optimizer = make_optimizer(model)
+    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
+    scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
+    check_disk(model)
+    compiled = compile_model(model, train_data)
+    if checkpoint:
+        restore(checkpoint, model, optimizer, scaler)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    # 还不知道放得下多少：这里一份最多 4 个
+    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, min(4, MICRO_BATCH_SIZE))), math.log(len(tokenizer))
+    print(f'参数 {parameters:.2f} M | 第 {first} 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
+    if first == 0:
+        print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
+    run = start_wandb(checkpoint.get('wandb_id'))
+    writer = start_tensorboard(run.id, first)
+    received = catch_signals()
+
+    micro_batch_size = min(MICRO_BATCH_SIZE, checkpoint.get('micro_batch_size', MICRO_BATCH_SIZE))
+    flops, rate = flops_per_token(model), matrix_rate()
+    train_time, began = 0.0, time.perf_counter()
+    started = began
+    for it, (x, y) in enumerate(train_loader(train_data, first), start=first):
+        for group in optimizer.param_groups:
+            group['lr'] = get_lr(it)
+        loss, micro_batch_size = accumulate_gradients(compiled, scaler, x, y, micro_batch_size)
+        scaler.unscale_(optimizer)                                  # 先还原，再裁剪
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
+        scaler.step(optimizer)
+        scaler.update()
+
+        step, grad_norm = it + 1, grad_norm.item()                  # item() 等 GPU 算完：计时才准
+        train_time += time.perf_counter() - started
+        check_finite(step, loss)
+        if step % LOG_INTERVAL == 0:
+            log_metrics(run, writer, {'step': step, 'train/loss': loss, 'lr': get_lr(it), 'grad_norm': grad_norm})
+        improved = False
+        if step % EVAL_INTERVAL == 0 or step == TRAIN_ITERS:
+            train_loss = estimate_loss(compiled, sample_batches(train_data, micro_batch_size))
+            test_loss = estimate_loss(compiled, sample_batches(test_data, micro_batch_size))
+            improved, best_test_loss = test_loss < best_test_loss, min(test_loss, best_test_loss)
+            if step == TRAIN_ITERS:
+                test_loss = estimate_loss(model, all_batches(test_data, micro_batch_size))    # 形状不一，用没有编译的
+            check_finite(step, train_loss, test_loss)
+            bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
+            tok_per_s = (step - first) * BATCH_SIZE * BLOCK_SIZE / train_time
+            left = round((time.perf_counter() - began) / (step - first) * (TRAIN_ITERS - step))
+            mfu = tok_per_s * flops / rate
+            memory = {'gpu/peak_gb': torch.cuda.max_memory_allocated(DEVICE) / 1e9,
+                      'gpu/reserved_gb': torch.cuda.max_memory_reserved(DEVICE) / 1e9} if GPU else {}
+            print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
+                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d} | MFU {mfu:.1%}'
+                  + (f' | 显存 {memory["gpu/peak_gb"]:.1f}（占用 {memory["gpu/reserved_gb"]:.1f}）GB' if GPU else ''))
+            log_metrics(run, writer, {'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits_per_char, 'tok_per_s': tok_per_s,
+                                      'mfu': mfu, **memory})
+        if step % PREVIEW_INTERVAL == 0 or step == TRAIN_ITERS:
+            text = write(model, tokenizer)
+            print(f'--- 第 {step} 步写的 ---\n{text}\n---')
+            log_metrics(run, writer, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
+        if step % EVAL_INTERVAL == 0 or step % SAVE_INTERVAL == 0 or step == TRAIN_ITERS or received:
+            check_finite(step, *(p.sum().item() for p in model.parameters()))   # 坏掉的权重不存
+            checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss, 'config': config(),
+                          'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id, 'micro_batch_size': micro_batch_size}
+            if improved:
+                save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
+            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng_state()}
+            if step % SAVE_INTERVAL == 0:
+                save_checkpoint(f'ckpt_{step}.pt', checkpoint)
+            save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
+            if received and step < TRAIN_ITERS:
+                print(f'收到停止信号，第 {step} 步已存入 {CHECKPOINT_DIR}/latest.pt，再运行就会继续')
+                sys.exit(128 + received[0])
+        started = time.perf_counter()
+
+    try:
+        run.finish()
+    except Exception as error:
+        print(f'wandb 没有收尾（{type(error).__name__}），检查点都已存好')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail('已中断')
+    except OSError as error:                                        # 磁盘写满、没有权限……
+        fail(f'读写文件出错：{error}')
+    except RuntimeError as error:
+        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        fail(f'显存不够（MICRO_BATCH_SIZE = {MICRO_BATCH_SIZE}）：请改小它，换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')
