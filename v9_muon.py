@@ -2,14 +2,14 @@
 
 相对 v8_llama.py 的改动：
 - `make_optimizers` 代替 `make_optimizer`：Muon 把动量正交化，各个方向走同样远（arXiv:2502.16982），学习率是 `MUON_LR`；
-  `restore` 装回两个优化器；`LEARNING_RATE`、`MIN_LR` 现在是词向量的，AdamW 用；
+  `restore` 装回两个优化器；`LEARNING_RATE`、`MIN_LR` 现在是词向量的，AdamW 用；`WEIGHT_DECAY` 在小样本上大一些；
 - `MultiHeadAttention` 先把 q、k 各自归一再点积（arXiv:2010.04245）；
 - `GPT` 里往残差上加的矩阵从 0 开始：刚开始训练时，每一层都是恒等（arXiv:1901.09321）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
 看差异：git diff --no-index v8_llama.py v9_muon.py
 运行：python v9_muon.py
-预期：DOC
+预期：两核 CPU（AMD EPYC）上用自带的数据，148 秒，test 6.07，7.67 bits/char，内存 0.7 GB；GPU 上没有测过
 """
 import hashlib
 import io
@@ -49,7 +49,7 @@ MICRO_BATCH_SIZE = 16                       # 一次放进模型多少个窗口�
 BLOCK_SIZE = 1024 if GPU else 128           # 窗口长度（token），也就是模型能看到的上文
 LEARNING_RATE = 4e-3 if GPU else 1.5e-3     # AdamW 学习率的最高点：词向量和 RMSNorm
 MIN_LR = 4e-4 if GPU else 1.5e-4            # AdamW 学习率的终点
-MUON_LR = 2e-2 if GPU else 3e-3             # Muon 学习率的最高点：各层的矩阵；按同样的比例升降
+MUON_LR = 2e-2                              # Muon 学习率的最高点：各层的矩阵；按同样的比例升降
 WARMUP_ITERS = 200 if GPU else 30           # 前多少步从 0 升到最高点
 TRAIN_ITERS = 5000 if GPU else 600          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
@@ -57,7 +57,7 @@ EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = GPU                           # torch.compile：把模型编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
+WEIGHT_DECAY = 0.1 if GPU else 1.0          # 权重衰减，只对各层的矩阵；数据少，就要大一些
 BETAS = (0.9, 0.95)                         # AdamW 的两个动量系数
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备

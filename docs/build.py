@@ -114,7 +114,7 @@ def pair(old: list[str], new: list[str]) -> list[tuple[int | None, int | None]]:
 def rows_of(old: list[str], new: list[str]) -> list[tuple[int | None, int | None, bool]]:
     """(old line number, new line number, changed) from 0, in the order in which a reader meets them."""
     rows = []
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new).get_opcodes():
         if tag == 'equal':
             rows += [(a + i, c + i, False) for i in range(b - a)]
         else:
@@ -367,7 +367,7 @@ def compare_page() -> str:
     pairs = {}
     for (a, one), (b, two) in itertools.combinations(scripts.items(), 2):
         flat, previous = [], 0
-        for tag, i, j, k, m in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        for tag, i, j, k, m in difflib.SequenceMatcher(None, one, two).get_opcodes():
             if tag != 'equal':                                      # lines that are equal, that go, that come: shorter than positions
                 flat += [i - previous, j - i, m - k]
                 previous = j

@@ -292,6 +292,7 @@ NOTES = {
     ],
     'v9_muon': [
         ('MUON_LR = ', '两个优化器，两个学习率，同样的升降。', 'Two optimizers, two learning rates, one schedule.'),
+        ('WEIGHT_DECAY = 0.1 if GPU', 'Muon 学得快，小样本上也背得快；衰减大一些，压住它。', 'Muon learns fast, and learns a small sample by heart as fast; more decay restrains it.'),
         ('self.q_norm', 'q、k 归一后，点积不会随训练越长越大，softmax 不会变得极端：可以放心走大步。', 'With q and k normalised, their product '
          'cannot grow without bound, and softmax does not become extreme: larger steps are safe.'),
         ('nn.init.zeros_(parameter)', '往残差上加的矩阵从 0 开始，刚开始每层都是恒等。', 'What is added to the residual stream begins at 0: at the '

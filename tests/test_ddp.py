@@ -111,6 +111,17 @@ def test_an_error_is_said_once_and_nobody_waits(constants, words, rung, tmp_path
     assert status and len(re.findall('^错误：', err, re.M)) == 1 and words in err and 'v10_ddp.py", line' not in err
 
 
+def test_the_process_that_runs_out_of_memory_says_so(rung, tmp_path):
+    path = rung(NAME, **SAME)
+    source = path.read_text(encoding='utf-8')
+    line = '        loss, micro_batch_size = accumulate_gradients('
+    oom = "        if it == 3 and RANK == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n"
+    path.write_text(source.replace(line, oom + line), encoding='utf-8')
+    status, out, err = finished(torchrun(path, 2))
+    assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存不够（MICRO_BATCH_SIZE = 2）' in err
+    assert 'v10_ddp.py", line' not in err                           # and the other one leaves without a traceback
+
+
 @pytest.mark.parametrize('n', [2, 3, 4])
 def test_the_gradients_of_the_shares_add_up_to_the_batch(n, load):
     """Unequal shares (7 windows) and unequal micro-batches included."""

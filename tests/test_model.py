@@ -213,7 +213,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(name, load):
     assert by_muon == {f'blocks.{i}.{part}.weight' for i in range(2)
                        for part in ('attention.qkv', 'attention.proj', 'ffwd.gate', 'ffwd.up', 'ffwd.down')}
     assert by_muon | by_adamw == set(names.values()) and not by_muon & by_adamw
-    assert muon.param_groups[0]['weight_decay'] == 0.1 and adamw.param_groups[0]['weight_decay'] == 0.0
+    assert muon.param_groups[0]['weight_decay'] == module.WEIGHT_DECAY > 0 and adamw.param_groups[0]['weight_decay'] == 0.0
 
 
 @pytest.mark.parametrize('name', RUNGS[4:])
