@@ -147,7 +147,11 @@ def join_processes():
     if WORLD_SIZE > 1:
         if GPU:
             torch.cuda.set_device(DEVICE)
-        dist.init_process_group('nccl' if GPU else 'gloo', timeout=timedelta(days=1))     # 建 token 文件时，其余的要等
+        store, _, _ = next(dist.rendezvous('env://'))
+        # 重来的一组另起一个名字：免得读到死掉的那一组留下的地址
+        store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+        dist.init_process_group('nccl' if GPU else 'gloo', store=store, rank=RANK, world_size=WORLD_SIZE,
+                                timeout=timedelta(days=1))          # 建 token 文件时，其余的要等
 
 
 def gather(value):

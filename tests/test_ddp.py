@@ -17,7 +17,7 @@ from test_checkpoint import assert_same, read
 NAME = 'v10_ddp'
 # Muon rounds to 16 bits, so that the last bit of a gradient soon shows in the losses: gentle steps keep it out of the first four decimals.
 SAME = {'DROP_OUT': 0.0, 'N_EMBED': 64, 'BLOCK_SIZE': 64, 'BATCH_SIZE': 6, 'MICRO_BATCH_SIZE': 2, 'TRAIN_ITERS': 15, 'EVAL_INTERVAL': 3,
-        'EVAL_ITERS': 3, 'WARMUP_ITERS': 10, 'MUON_LR': 5e-3, 'LEARNING_RATE': 5e-2, 'MIN_LR': 5e-2}
+        'EVAL_ITERS': 3, 'WARMUP_ITERS': 10, 'MUON_LR': 2e-3, 'LEARNING_RATE': 5e-2, 'MIN_LR': 5e-2}
 SONGS = [{'lyric': [f'第{i}首歌', '春风又绿江南岸', f'明月{i % 7}时照我还', '夜来风雨声' * (i % 5 + 1)]} for i in range(300)]
 
 
@@ -52,7 +52,8 @@ def test_n_processes_give_the_losses_of_one(n, rung, alone, tmp_path):
     lines = log_lines(out)                                          # each line once: one process prints
     assert [line['step'] for line in lines] == [line['step'] for line in alone] == [3, 6, 9, 12, 15]
     for ours, theirs in zip(lines, alone, strict=True):
-        assert ours['train'] == pytest.approx(theirs['train'], abs=1e-4) and ours['test'] == pytest.approx(theirs['test'], abs=1e-4)
+        for key in ('train', 'test'):                               # printed with four decimals: at most one unit of the last
+            assert ours[key] == pytest.approx(theirs[key], abs=1.01e-4)
     assert alone[0]['train'] - alone[-1]['train'] > 0.03            # and they did learn
     assert f'进程 {n}' in out and len(re.findall('训练前写的', out)) == 1
     assert len(list((tmp_path / 'wandb').glob('offline-run-*'))) == 1
