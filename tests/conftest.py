@@ -58,11 +58,20 @@ def run_script(path: Path, env: dict | None = None, **options) -> subprocess.Com
                           encoding='utf-8', capture_output=True, stdin=subprocess.DEVNULL, timeout=300, **options)
 
 
+WANDB = {'WANDB_MODE': 'disabled'}                                  # sooner; a test that is about wandb takes the fixture `records`
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Runs record with wandb as they do for a newcomer: without an account, offline."""
+    monkeypatch.delitem(WANDB, 'WANDB_MODE')
+
+
 def environment(folder: Path, extra: dict | None = None) -> dict:
-    """The environment without any wandb setting and with an empty home folder."""
+    """The environment without any other wandb setting and with an empty home folder."""
     env = {key: value for key, value in os.environ.items() if not key.startswith('WANDB')}
     one_thread = {'OMP_NUM_THREADS': '1'}                           # the models are tiny, and the tests run in parallel
-    return env | {'HOME': str(folder), 'USERPROFILE': str(folder), 'PYTHONUTF8': '1'} | one_thread | (extra or {})
+    return env | WANDB | {'HOME': str(folder), 'USERPROFILE': str(folder), 'PYTHONUTF8': '1'} | one_thread | (extra or {})
 
 
 def log_lines(output: str) -> list[dict]:

@@ -190,7 +190,7 @@ def test_ctrl_c_before_training_is_no_traceback(rung):
     assert process.returncode in (1, 130) and 'Traceback' not in output
 
 
-def test_a_finished_run_says_so(rung, tmp_path):
+def test_a_finished_run_says_so(records, rung, tmp_path):
     path = rung('v6_wandb')
     assert run_script(path).returncode == 0
     before = (tmp_path / 'checkpoints/latest.pt').read_bytes()

@@ -45,7 +45,7 @@ def alone(tmp_path_factory, lyrics_dir):
 
 
 @pytest.mark.parametrize('n', [2, 4])
-def test_n_processes_give_the_losses_of_one(n, rung, alone, tmp_path):
+def test_n_processes_give_the_losses_of_one(n, records, rung, alone, tmp_path):
     """6 windows in micro-batches of 2: two processes take 3 and 3, four take 2, 2, 1 and 1."""
     status, out, err = finished(torchrun(rung(NAME, **SAME), n))
     assert status == 0 and 'Traceback' not in err, err

@@ -25,6 +25,9 @@ def history(folder):
     return [{key: value for key, value in row.items() if not key.startswith('_')} for row in rows]
 
 
+pytestmark = pytest.mark.usefixtures('records')
+
+
 @pytest.fixture
 def finished(rung, tmp_path):
     """A v6 run without an account: its output and its run folder."""
