@@ -585,12 +585,18 @@ def set_rng_state(state):
 
 def restore(checkpoint, model, optimizers, scaler):
     """装回权重、优化器和随机状态。优化器的超参数用现在的常量，不用存下的。"""
-    model.load_state_dict(checkpoint['model'])
-    for optimizer, saved in zip(optimizers, checkpoint['optimizer']):
-        optimizer.load_state_dict({**optimizer.state_dict(), 'state': saved['state']})
-    if checkpoint['scaler']:
-        scaler.load_state_dict(checkpoint['scaler'])
-    set_rng_state(checkpoint['rng'])
+    try:
+        model.load_state_dict(checkpoint['model'])
+        for optimizer, saved in zip(optimizers, checkpoint['optimizer']):
+            optimizer.load_state_dict({**optimizer.state_dict(), 'state': saved['state']})
+        if checkpoint['scaler']:
+            scaler.load_state_dict(checkpoint['scaler'])
+        set_rng_state(checkpoint['rng'])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:                                      # 另一级的检查点：尺寸相同，结构不同
+        fail(f'{CHECKPOINT_DIR}/latest.pt 不是这个脚本存下的（{type(error).__name__}）：请换一个 CHECKPOINT_DIR，'
+             '或设 RESUME = False 从头训练（旧文件会移走，不会丢）')
 
 
 def move_old_checkpoints():

@@ -114,7 +114,11 @@ write unfinished.tmp  ->  fsync  ->  rename to latest.pt        killed here, her
         ['A column of numbers hides what a curve shows at once. Loss, learning rate, gradient norm and samples go to wandb, and so do all '
          'constants, so that months later it is still known what was changed.',
          'It never asks and never stops a run: without an account or a network it records offline.'],
-        ''),
+        '''
+every 10 steps      train/loss, lr, grad_norm              --.
+every evaluation    test/loss, test/bits_per_char, tok_per_s  +-->  one run, one id  -->  wandb leet / the web
+every preview       samples                                --'
+'''),
     'v7_grad_accum': (
         '梯度累积：多大的模型都放得下', 'gradient accumulation: any model on any card',
         ['显存放得下多大的一批由显卡决定，训练要多大的一批由模型决定。平均损失的梯度等于梯度的平均，所以一批可以分几次算，把梯度加起来。',

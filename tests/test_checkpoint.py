@@ -244,6 +244,19 @@ def test_another_model_or_tokenizer_is_refused(constants, words, rung, tmp_path)
     assert read(tmp_path / 'checkpoints/latest.pt')['step'] == 4
 
 
+def test_a_checkpoint_of_another_rung_is_refused(rung, tmp_path):
+    """Same sizes, another architecture, another optimizer, other random states: each names the remedy, and loses nothing."""
+    files = {}
+    for name in ('v7_grad_accum', 'v8_llama', 'v9_muon', 'v10_ddp'):
+        assert run_script(rung(name, TRAIN_ITERS=2, EVAL_INTERVAL=2, CHECKPOINT_DIR=name)).returncode == 0
+        files[name] = (tmp_path / name / 'latest.pt').read_bytes()
+    for ours, theirs in (('v8_llama', 'v7_grad_accum'), ('v9_muon', 'v8_llama'), ('v10_ddp', 'v9_muon'), ('v9_muon', 'v10_ddp')):
+        done = run_script(rung(ours, TRAIN_ITERS=4, CHECKPOINT_DIR=theirs))
+        assert done.returncode == 1 and done.stderr.startswith('错误：') and len(done.stderr.splitlines()) == 1, (ours, theirs, done.stderr)
+        assert f'{theirs}/latest.pt' in done.stderr and 'RESUME = False' in done.stderr
+        assert (tmp_path / theirs / 'latest.pt').read_bytes() == files[theirs]
+
+
 def garbage(kind, path):
     data = path.read_bytes()
     if kind == 'truncated':
