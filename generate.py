@@ -10,6 +10,7 @@ python generate.py --prompts prompts.txt --output songs.jsonl
 import argparse
 import codecs
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -334,6 +335,7 @@ def training_songs(config):
     return '\n\n'.join(training)                                    # 空行隔开：照抄不会跨过两首
 
 
+@functools.cache                                                    # --output 每一批都重存全部的歌
 def novelty(written, corpus):
     """(最长的一段照抄, 所有 COPY_WINDOW 字片段里照抄的比例)。照抄：原样出现在训练歌词 corpus 里。太短而没有片段时，比例是 None。"""
     longest, start = '', 0

@@ -8,7 +8,7 @@
   `restore` 还给每个进程自己的随机状态；
 - `prepare_tokens` 把数据编码成 uint16 的文件，只建一次，`build_tokens` 一段一段地写，`load_data` 用内存映射打开，
   `TrainBatches` 只带路径；`data_files`、`read_lyrics`、`read_texts`、`documents` 代替 `load_songs`、`encode_songs`：一篇一篇地读，
-  `LYRICS_DIR` 里的纯文本（*.txt）也读，按内容的指纹切分；`TOKENIZER_BYTES` 限定学词表用多少文字；
+  `LYRICS_DIR` 里的纯文本（*.txt）也读，按内容的指纹切分，`MAX_SONGS` 从头数起；`TOKENIZER_BYTES` 限定学词表用多少文字；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
 看差异：git diff --no-index v9_muon.py v10_ddp.py
@@ -16,6 +16,7 @@
 预期：两核 CPU（AMD EPYC）上用自带的数据，一个进程，146 秒，test 6.08，7.56 bits/char（测试集与 v9 不同），内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
+import inspect
 import io
 import itertools
 import json
@@ -54,7 +55,7 @@ WORLD_SIZE = int(os.environ.get('WORLD_SIZE', 1))   # 一共几个进程
 
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 数据文件夹：里面的 lyrics*.json 和 *.txt，没有就用 sample.json
-MAX_SONGS = None                            # 最多用多少首歌；None：全部
+MAX_SONGS = None                            # 最多用多少首歌，从头数起；None：全部
 BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
 TOKENIZER_BYTES = 50_000_000                # 学词表大约用多少字节的文字；数据更多时，从中抽取
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
@@ -134,8 +135,14 @@ def check_constants():
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：最多 65535，token 在磁盘上用 16 位存')
     if DEVICE == 'mps' and WORLD_SIZE > 1:
         fail("几个进程不能共用 mps：请设 DEVICE = 'cpu'")
+    if GPU and int(os.environ.get('LOCAL_WORLD_SIZE', 1)) > torch.cuda.device_count():
+        fail(f'这台机器有 {torch.cuda.device_count()} 块 GPU，--nproc_per_node 不能比它大：每个进程用一块')
+    if GPU and WORLD_SIZE > 1 and f'cuda:{LOCAL_RANK}' != DEVICE:
+        fail(f"DEVICE = '{DEVICE}'：几个进程要各用一块 GPU，请不要改 DEVICE；想挑几块，用环境变量 CUDA_VISIBLE_DEVICES")
     if BATCH_SIZE < WORLD_SIZE:
         fail(f'BATCH_SIZE = {BATCH_SIZE}：{WORLD_SIZE} 个进程不够分，每个进程至少要有一个窗口')
+    if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
+        fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
@@ -147,11 +154,11 @@ def join_processes():
     if WORLD_SIZE > 1:
         if GPU:
             torch.cuda.set_device(DEVICE)
-        store, _, _ = next(dist.rendezvous('env://'))
+        day = timedelta(days=1)                                     # 建 token 文件时，其余的要等
+        store, _, _ = next(dist.rendezvous('env://', timeout=day))
         # 重来的一组另起一个名字：免得读到死掉的那一组留下的地址
         store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-        dist.init_process_group('nccl' if GPU else 'gloo', store=store, rank=RANK, world_size=WORLD_SIZE,
-                                timeout=timedelta(days=1))          # 建 token 文件时，其余的要等
+        dist.init_process_group('nccl' if GPU else 'gloo', store=store, rank=RANK, world_size=WORLD_SIZE, timeout=day)
 
 
 def gather(value):
@@ -324,11 +331,11 @@ def build_tokens(files, folder):
                 if (meta['songs'] + len(batch)) // 100_000 > meta['songs'] // 100_000:
                     print(f'已编码 {meta["songs"] + len(batch):,} 篇')
                 meta['songs'] += len(batch)
-            for file in (train, test):
-                file.flush()
-                os.fsync(file.fileno())
         (temporary / 'bpe.model').write_bytes(tokenizer.serialized_model_proto())
         (temporary / 'meta.json').write_text(json.dumps(meta), encoding='utf-8')
+        for path in temporary.iterdir():
+            with open(path, 'rb+') as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o755)                                      # mkdtemp 建的只有自己能看
         if not folder.exists():                                     # 同时开始的另一次训练，也许刚建好同样的
             temporary.rename(folder)
@@ -337,10 +344,11 @@ def build_tokens(files, folder):
 
 
 def prepare_tokens():
-    """token 文件所在的文件夹；名字里有数据文件和常量的指纹，没有就建一个。每台机器上由一个进程建，其余的等它。"""
+    """token 文件所在的文件夹；名字里有数据文件、常量和清洗、分词的代码的指纹，没有就建一个。每台机器上由一个进程建，其余的等它。"""
     files = data_files()
     listing = [(file.relative_to(LYRICS_DIR).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    settings = f'{listing} {BPE_VOCAB_SIZE} {MAX_SONGS} {SEED} {TOKENIZER_BYTES}'
+    code = ''.join(map(inspect.getsource, (clean, read_lyrics, read_texts, documents, train_tokenizer, build_tokens)))
+    settings = f'{listing} {code} {BPE_VOCAB_SIZE} {MAX_SONGS} {SEED} {TOKENIZER_BYTES}'
     folder = Path(LYRICS_DIR) / f'tokens_{hashlib.sha256(settings.encode()).hexdigest()[:12]}'
     for mine in (RANK == 0, LOCAL_RANK == 0):                       # 先由第 0 个建；看不到它的硬盘的机器，再自己建
         error = None
@@ -633,14 +641,16 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total, micro_batch_size
-        except torch.OutOfMemoryError:
-            if micro_batch_size == 1:
+        except RuntimeError as error:                               # CUDA 的 OutOfMemoryError 是它的一种，mps 的就是它
+            if micro_batch_size == 1 or 'out of memory' not in str(error):
                 raise
         loss = None                                                 # 放掉没有算完的那一份
-        torch.cuda.empty_cache()
+        if GPU:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(DEVICE)              # 放不下的那次不算
         set_rng_state(rng)
         micro_batch_size = (micro_batch_size + 1) // 2
-        print(f'显存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
+        print(f'进程 {RANK} 显存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来', file=sys.__stdout__, flush=True)
 
 
 def sum_gradients(model):
@@ -850,7 +860,7 @@ def main():
         print(f'训练歌曲会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：完整数据集见 ChineseLyrics/README.md')
 
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
-    if not RESUME:
+    if not RESUME and os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') == '0':      # 死了重来的一组，仍接着自己的训练
         move_old_checkpoints()
     gather(None)                                                    # 等第 0 个移走旧文件
     checkpoint = load_checkpoint(tokenizer)
@@ -881,7 +891,8 @@ def main():
     writer = start_tensorboard(run.id, first)
     received = catch_signals()
 
-    micro_batch_size = min(MICRO_BATCH_SIZE, checkpoint.get('micro_batch_size', MICRO_BATCH_SIZE))
+    same = checkpoint and checkpoint['config']['MICRO_BATCH_SIZE'] == MICRO_BATCH_SIZE
+    micro_batch_size = checkpoint['micro_batch_size'] if same else MICRO_BATCH_SIZE     # 上次减到多少，这次就从多少开始
     flops, rate = flops_per_token(model), matrix_rate()
     train_time, began = 0.0, time.perf_counter()
     started = began
@@ -896,8 +907,9 @@ def main():
         for optimizer in optimizers:
             scaler.unscale_(optimizer)                              # 先还原，再裁剪
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
-        for optimizer in optimizers:
-            scaler.step(optimizer)
+        if not scaler.is_enabled() or grad_norm.isfinite():         # float16 溢出的一步，两个优化器一起跳过
+            for optimizer in optimizers:
+                scaler.step(optimizer)
         scaler.update()
 
         step, grad_norm = it + 1, grad_norm.item()                  # item() 等 GPU 算完：计时才准
@@ -961,8 +973,7 @@ if __name__ == '__main__':
         sys.exit(f'错误：读写文件出错：{error}')                    # 别的进程不一定遇到：自己说
     except RuntimeError as error:
         if WORLD_SIZE > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error)):
-            sys.exit(1)                                             # 别的进程停了：由它说为什么
+            sys.exit(f'提示：进程 {RANK} 与别的进程断了联系（{str(error).splitlines()[0]}）：多半是有一个先停了，看它说了什么')
         if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise
-        sys.exit(f'错误：显存不够（MICRO_BATCH_SIZE = {MICRO_BATCH_SIZE}）：请改小它，'
-                 '换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')
+        sys.exit('错误：显存不够，一次一个窗口也放不下：请换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')

@@ -112,6 +112,8 @@ def check_constants():
         fail(f'每个头的通道数 N_EMBED / N_HEADS = {N_EMBED // N_HEADS} 是奇数：RoPE 把通道两两配对，请改其中一个')
     if BPE_VOCAB_SIZE <= 260:
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
+    if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
+        fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
@@ -483,11 +485,13 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total, micro_batch_size
-        except torch.OutOfMemoryError:
-            if micro_batch_size == 1:
+        except RuntimeError as error:                               # CUDA 的 OutOfMemoryError 是它的一种，mps 的就是它
+            if micro_batch_size == 1 or 'out of memory' not in str(error):
                 raise
         loss = None                                                 # 放掉没有算完的那一份
-        torch.cuda.empty_cache()
+        if GPU:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(DEVICE)              # 放不下的那次不算
         set_rng_state(rng)
         micro_batch_size = (micro_batch_size + 1) // 2
         print(f'显存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
@@ -710,7 +714,8 @@ def main():
     writer = start_tensorboard(run.id, first)
     received = catch_signals()
 
-    micro_batch_size = min(MICRO_BATCH_SIZE, checkpoint.get('micro_batch_size', MICRO_BATCH_SIZE))
+    same = checkpoint and checkpoint['config']['MICRO_BATCH_SIZE'] == MICRO_BATCH_SIZE
+    micro_batch_size = checkpoint['micro_batch_size'] if same else MICRO_BATCH_SIZE     # 上次减到多少，这次就从多少开始
     flops, rate = flops_per_token(model), matrix_rate()
     train_time, began = 0.0, time.perf_counter()
     started = began
@@ -782,4 +787,4 @@ if __name__ == '__main__':
     except RuntimeError as error:
         if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise
-        fail(f'显存不够（MICRO_BATCH_SIZE = {MICRO_BATCH_SIZE}）：请改小它，换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')
+        fail('显存不够，一次一个窗口也放不下：请换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')

@@ -2,17 +2,22 @@
 
     python bench/ladder.py                          # all experiments; stop it at will, it continues where it was
     python bench/ladder.py --only as-shipped        # one of them
+    python bench/ladder.py --setting large --lyrics ChineseLyrics --rungs v8_llama v9_muon      # a large corpus, two rungs
     python bench/ladder.py --report                 # nothing runs: only the table and the plots, from the results
 
 Results: bench/results/<machine>.json (settings, curves, versions), <machine>.md (tables), <machine>-*.svg (plots).
 How it is measured, and on what: bench/README.md.
 """
 import argparse
+import functools
 import hashlib
+import io
 import json
 import math
 import os
 import re
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,18 +33,21 @@ LOG_LINE = re.compile(r'step +(\d+)/(\d+) \| train ([\d.]+) \| test ([\d.]+) \| 
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim',
          'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_llama', 'v9_muon', 'v10_ddp']
 
-# The controlled experiment: one size and one budget of training text for every Chinese rung.
+# The controlled experiment: one size and one budget of training text for every Chinese rung. Without a GPU the default is the sample
+# that ships, read about nine times as the full corpus is by the constants for a GPU; "large" reads a part of a large corpus once.
+CPU = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 4000,
+       'WARMUP_ITERS': 30}
 CONTROLLED = {
-    'cpu': {'MAX_SONGS': 30000, 'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0,
-            'BPE_VOCAB_SIZE': 4000, 'LEARNING_RATE': 2e-3, 'MIN_LR': 2e-4, 'WARMUP_ITERS': 20, 'EVAL_ITERS': 10},
-    'cuda': {'N_EMBED': 512, 'N_HEADS': 8, 'N_LAYERS': 8, 'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 8000,
-             'LEARNING_RATE': 6e-4, 'MIN_LR': 6e-5, 'WARMUP_ITERS': 100, 'EVAL_ITERS': 20},
+    'small': CPU | {'LEARNING_RATE': 1e-3, 'MIN_LR': 1e-4, 'EVAL_ITERS': 20},
+    'large': CPU | {'LEARNING_RATE': 3e-3, 'MIN_LR': 3e-4, 'EVAL_ITERS': 10},
+    'gpu': {'N_EMBED': 512, 'N_HEADS': 8, 'N_LAYERS': 8, 'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 8000,
+            'LEARNING_RATE': 6e-4, 'MIN_LR': 6e-5, 'WARMUP_ITERS': 100, 'EVAL_ITERS': 20},
 }
-# Muon allows the word vectors a much higher rate than AdamW alone: from v9 on the rung's own.
-OWN_RATES = {'cpu': {'LEARNING_RATE': 4e-2, 'MIN_LR': 4e-3, 'WEIGHT_DECAY': 0.1},
-             'cuda': {'LEARNING_RATE': 4e-3, 'MIN_LR': 4e-4}}
-BUDGET = {'cpu': 1_000_000, 'cuda': 30_000_000}                       # characters of training text
-STEPS = {'cpu': 40, 'cuda': 300}                                    # as shipped: that many steps
+# From v9 on: Muon allows the word vectors a much higher rate than AdamW alone, and a small corpus needs more weight decay.
+OWN = {'small': {'WEIGHT_DECAY': 1.0}, 'large': {'LEARNING_RATE': 4e-2, 'MIN_LR': 4e-3, 'WEIGHT_DECAY': 0.1},
+       'gpu': {'LEARNING_RATE': 4e-3, 'MIN_LR': 4e-4}}
+BUDGET = {'small': 1_400_000, 'large': 1_200_000, 'gpu': 30_000_000}    # characters of training text
+STEPS = {'small': 40, 'large': 40, 'gpu': 300}                                    # as shipped: that many steps
 EVALUATIONS = 5                                                     # points of a curve
 
 # Leave one out: (rung, idea, the idea in Chinese and what stands in for it, what is edited). A dict replaces constants, a list code.
@@ -63,7 +71,7 @@ WITHOUT = [
     ('v4_flash_optim', 'residual scaling', '残差投影缩小', [('std=0.02 / math.sqrt(2 * N_LAYERS)', 'std=0.02')]),
     ('v4_flash_optim', 'fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')]),
     ('v4_flash_optim', 'DataLoader workers', 'DataLoader 的子进程', {'NUM_WORKERS': 0}),
-    ('v8_llama', 'the smaller model', '模型变小（补到与 v7 一样多的参数）', {'N_EMBED': 152}),
+    ('v8_llama', 'the smaller model', '模型变小（补到与 v7 一样多的参数）', {'N_EMBED': {'small': 152, 'large': 152, 'gpu': 544}}),
     ('v8_llama', 'tied embeddings', '词向量共用', [
         ('self.lm_head.weight = self.token_embedding.weight', 'pass'),
         ('for module in model.blocks.modules()', 'for module in model.modules()')]),
@@ -73,21 +81,25 @@ WITHOUT = [
         ('F.silu(self.gate(x)) * self.up(x)', 'F.gelu(self.up(x))')]),
     ('v8_llama', 'RMSNorm', 'RMSNorm（换成 LayerNorm）', [
         (f'self.{name} = nn.RMSNorm(N_EMBED, eps=1e-5)', f'self.{name} = nn.LayerNorm(N_EMBED)') for name in ('ln1', 'ln2', 'ln_f')]),
-    ('v9_muon', 'Muon', 'Muon（换成 AdamW）', [
+    ('v9_muon', 'Muon', 'Muon（换成 v8 的 AdamW）', [
         ('torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=WEIGHT_DECAY)',
-         'torch.optim.AdamW(matrices, lr=6e-4 if GPU else 2e-3, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)'),
-        ('(MUON_LR, LEARNING_RATE)', '(6e-4 if GPU else 2e-3, LEARNING_RATE)')]),
-    ('v9_muon', 'a high rate for the word vectors', '词向量的大学习率（换成 2e-3）', {'LEARNING_RATE': 2e-3, 'MIN_LR': 2e-4}),
+         'torch.optim.AdamW(matrices, betas=BETAS, weight_decay=0.1, fused=True)'),
+        ('(MUON_LR, LEARNING_RATE)', '(@LEARNING_RATE, LEARNING_RATE)')]),
+    ('v9_muon', 'the high rate for the word vectors', '词向量的大学习率（换成 v8 的）', [
+        ('(MUON_LR, LEARNING_RATE)', '(MUON_LR, @LEARNING_RATE)')]),
+    ('v9_muon', 'the large weight decay', '大的权重衰减（换成 v8 的 0.1）', {'WEIGHT_DECAY': 0.1}),
     ('v9_muon', 'q and k normalised', 'q、k 归一', [('apply_rope(self.q_norm(q), rope), apply_rope(self.k_norm(k), rope)',
                                                'apply_rope(q, rope), apply_rope(k, rope)')]),
     ('v9_muon', 'zero-initialised residuals', '残差从 0 开始（换成 v4 的缩小）', [
         ('nn.init.zeros_(parameter)', 'nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * N_LAYERS))')]),
 ]
 NEEDS_GPU = {'autocast', 'torch.compile', 'TF32', 'DataLoader workers'}    # off, or without effect, where there is no GPU
+NOT_THERE = {'small': {'the high rate for the word vectors'}, 'large': {'the large weight decay'}, 'gpu': {'the large weight decay'}}
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum'}      # each repeats the losses of the rung below
 OTHER_SPLIT = 'v10_ddp'                                             # splits by content: other test songs, and no change to the training
 ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below', '显存': 'GPU memory', '内存': 'memory', '去掉': 'without',
-           '比不去掉': 'against with', 'tok/s 变化': 'tok/s', '参数': 'parameters', '算力利用率': 'FLOPs utilisation',
+           '比不去掉': 'against with', '曲线最低': 'lowest of the curve', 'tok/s 变化': 'tok/s', '字/s': 'chars/s', '参数': 'parameters',
+           '算力利用率': 'FLOPs utilisation',
            '编译': 'compilation', '要有 GPU': 'needs a GPU',
            '训练没有变，应当相同': 'the training does not change: equal',
            '训练没有变；数据按内容切分，测试集不同，不能与上面比': 'the training does not change; another test set (split by content)',
@@ -112,9 +124,11 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
 
     `report(step, steps)` is called at every log line. Raises RuntimeError with the script's output when it fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         (Path(folder) / f'{rung}.py').write_text(source, encoding='utf-8')
-        environment = os.environ | {'PYTHONUTF8': '1', 'WANDB_MODE': 'offline', 'HOME': folder}
+        environment = os.environ | {'PYTHONUTF8': '1', 'WANDB_MODE': 'offline', 'HOME': folder,
+                                    'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor',    # each compiles anew
+                                    'TRITON_CACHE_DIR': f'{folder}/triton'}
         command = [sys.executable, '-u', str(ROOT / 'bench' / 'measured.py'), f'{rung}.py', 'measured.json']
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    encoding='utf-8')
@@ -140,6 +154,7 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
                        for step, _, train, test, bits, speed in lines]
     result['tok_per_s'] = int(lines[-1][5].replace(',', ''))
     result['parameters'] = float(re.search(r'参数 ([\d.]+) M', text).group(1)) * 1e6
+    result['songs'] = int(found.group(1).replace(',', '')) if (found := re.search(r'歌曲 ([\d,]+)', text)) else None
     result['vocabulary'] = int(re.search(r'词表 ([\d,]+)', text).group(1).replace(',', ''))
     result['compile_seconds'] = int(found.group(1)) if (found := re.search(r'编译用了 (\d+) 秒', text)) else None
     return result
@@ -157,32 +172,42 @@ def chars_per_token(rung: str, constants: dict) -> float:
     return float(re.search(r'ratio (.*)', done.stdout).group(1))
 
 
+def left_out(edits: dict | list, setting: str) -> tuple[dict, list]:
+    """(constants, patches) of an entry of WITHOUT in a setting; @LEARNING_RATE is the rate that it gives to AdamW."""
+    if isinstance(edits, dict):
+        return {name: value[setting] if isinstance(value, dict) else value for name, value in edits.items()}, []
+    return {}, [(old, new.replace('@LEARNING_RATE', str(CONTROLLED[setting]['LEARNING_RATE']))) for old, new in edits]
+
+
 def plan(machine: dict, options) -> list[dict]:
     """All jobs: {'key', 'rung', 'constants', 'patches', ...}."""
-    device, lyrics = machine['device'], {'LYRICS_DIR': str(options.lyrics.resolve())}
-    size = CONTROLLED[device] | lyrics
+    setting, lyrics = options.setting, {'LYRICS_DIR': str(options.lyrics.resolve())}
+    size = CONTROLLED[setting] | lyrics
     jobs = []
 
     def controlled(rung, seed, name=None, edits=()):
-        constants, patches = (edits, []) if isinstance(edits, dict) else ({}, list(edits))
-        rates = OWN_RATES[device] if RUNGS.index(rung) >= RUNGS.index('v9_muon') else {}
+        constants, patches = left_out(edits, setting)
+        own = OWN[setting] if RUNGS.index(rung) >= RUNGS.index('v9_muon') else {}
         key = f'{"without" if name else "controlled"}/{rung}/{name + "/" if name else ""}seed {seed}'
-        jobs.append({'key': key, 'rung': rung, 'constants': size | rates | {'SEED': seed} | constants, 'patches': patches,
-                     'budget': options.budget or BUDGET[device]})
+        jobs.append({'key': key, 'rung': rung, 'constants': size | own | {'SEED': seed} | constants, 'patches': patches,
+                     'budget': options.budget or BUDGET[setting]})
 
     if 'controlled' in options.only:
         for seed in range(1, options.seeds + 1):
-            for rung in RUNGS[1:]:
+            for rung in options.rungs:
+                if rung == RUNGS[0]:
+                    continue                                        # it has no Chinese lyrics to be compared on
                 if seed == 1 or rung not in SAME_TRAINING | {OTHER_SPLIT}:     # one run shows that nothing has changed
                     controlled(rung, seed)
     if 'leave-one-out' in options.only:
         for seed in range(1, options.seeds + 1):
             for rung, name, _, edits in WITHOUT:
-                if device == 'cuda' or name not in NEEDS_GPU:
+                there = name not in NOT_THERE[setting] and (machine['device'] == 'cuda' or name not in NEEDS_GPU)
+                if there and rung in options.rungs:
                     controlled(rung, seed, name, edits)
     if 'as-shipped' in options.only:
-        steps = options.steps or STEPS[device]
-        for rung in RUNGS:
+        steps = options.steps or STEPS[setting]
+        for rung in options.rungs:
             files = {'INPUT_FILE': str(ROOT / 'input.txt')} if rung == RUNGS[0] else lyrics
             jobs.append({'key': f'as-shipped/{rung}', 'rung': rung, 'constants': files | {'TRAIN_ITERS': steps, 'EVAL_INTERVAL': steps},
                          'patches': []})
@@ -213,33 +238,63 @@ def clock(seconds: float) -> str:
     return f'{int(seconds) // 60:02d}:{int(seconds) % 60:02d}'
 
 
-def run_all(jobs: list[dict], results: dict, path: Path):
-    """Run what has no result yet. A result counts as long as the edited script is the one that it came from."""
-    ratios, todo = {}, []
+@functools.cache
+def corpus_hash(folder_or_file: str) -> str:
+    """Of the bytes that a rung reads: lyrics*.json, or sample.json where there are none, or the one file."""
+    path = Path(folder_or_file)
+    files = [path] if path.is_file() else sorted(path.glob('lyrics*.json')) or [path / 'sample.json']
+    return hashlib.sha256(b''.join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def fingerprint(job: dict, source: str, machine: dict) -> str:
+    """A result counts as long as this is the same: the edited script, the corpus, the packages."""
+    code = re.sub(r'\A""".*?"""', '', source, flags=re.S)           # its docstring may hold figures of this very bench
+    corpus = job['constants'].get('LYRICS_DIR', job['constants'].get('INPUT_FILE'))
+    parts = [code.replace(corpus, ''), corpus_hash(corpus), machine['python'], machine['packages']]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
+    """Run what has no result yet; the keys of the jobs that failed (their last lines go to stderr, and the others go on)."""
+    ratios, todo, failed = {}, [], []
     for job in jobs:
-        source = complete(job, ratios)
-        code = re.sub(r'\A""".*?"""', '', source, flags=re.S)       # its docstring may hold figures of this very bench
-        code = code.replace(job['constants'].get('LYRICS_DIR', job['constants'].get('INPUT_FILE')), '')
-        digest = hashlib.sha256(code.encode()).hexdigest()[:12]
-        if results['jobs'].get(job['key'], {}).get('script') != digest:
+        try:
+            source = complete(job, ratios)
+        except RuntimeError as error:
+            failed.append(job['key'])
+            print(f'{job["key"]} failed; its last lines:\n{error}', file=sys.stderr)
+            continue
+        digest = fingerprint(job, source, results['machine'])
+        if results['jobs'].get(job['key'], {}).get('fingerprint') != digest:
             todo.append((job, source, digest))
-    print(f'{len(jobs)} runs, {len(jobs) - len(todo)} of them done already')
+    print(f'{len(jobs)} runs, {len(jobs) - len(todo) - len(failed)} of them done already')
     started = time.perf_counter()
+
+    def show(line, end=''):
+        width = shutil.get_terminal_size((110, 24)).columns - 1
+        print(f'\r{line[:width]:{width}}', end=end, flush=True)
+
     for number, (job, source, digest) in enumerate(todo):
         def report(step, steps, number=number, job=job):
             done = number + step / steps
             left = (time.perf_counter() - started) / done * (len(todo) - done)
-            line = f'[{number + 1}/{len(todo)}] {job["key"]} | step {step}/{steps} | about {clock(left)} left'
-            print(f'\r{line:110}', end='', flush=True)
+            show(f'[{number + 1}/{len(todo)}] {job["key"]} | step {step}/{steps} | about {clock(left)} left')
 
-        print(f'\r[{number + 1}/{len(todo)}] {job["key"]} | starting'.ljust(110), end='', flush=True)
-        result = run(source, job['rung'], report)
+        show(f'[{number + 1}/{len(todo)}] {job["key"]} | starting')
+        try:
+            result = run(source, job['rung'], report)
+        except RuntimeError as error:
+            failed.append(job['key'])
+            print(f'\n{job["key"]} failed; its last lines:\n{error}', file=sys.stderr)
+            continue
         constants = {key: value for key, value in job['constants'].items() if key not in ('LYRICS_DIR', 'INPUT_FILE')}
         size = {key: eval_constant(source, key) for key in ('N_EMBED', 'N_LAYERS', 'BLOCK_SIZE', 'BATCH_SIZE')}
-        results['jobs'][job['key']] = {'script': digest, 'constants': constants, 'patches': job['patches'], 'size': size} | result
+        results['jobs'][job['key']] = {'fingerprint': digest, 'constants': constants, 'patches': job['patches'], 'size': size,
+                                       'budget': job.get('budget')} | result
         save(path, results)
-        print(f'\r[{number + 1}/{len(todo)}] {job["key"]} | {result["curve"][-1]["bits_per_char"]:.3f} bits/char,'
-              f' {result["tok_per_s"]:,} tok/s'.ljust(110), flush=True)
+        show(f'[{number + 1}/{len(todo)}] {job["key"]} | {result["curve"][-1]["bits_per_char"]:.3f} bits/char,'
+             f' {result["tok_per_s"]:,} tok/s', end='\n')
+    return failed
 
 
 def eval_constant(source: str, name: str) -> int:
@@ -248,10 +303,13 @@ def eval_constant(source: str, name: str) -> int:
     return eval(expression, {'GPU': describe()['device'] == 'cuda'})
 
 
-def model_flops(job: dict) -> float:
+def model_flops(job: dict, rung: str) -> float:
     """FLOPs per token, forward and backward: 6 x parameters in matrix products + 12 x layers x width x block (arXiv:2204.02311)."""
     width, layers, block = (job['size'][name] for name in ('N_EMBED', 'N_LAYERS', 'BLOCK_SIZE'))
-    return 6 * (12 * layers * width ** 2 + width * job['vocabulary']) + 12 * layers * width * block
+    feed_forward = 8 * width ** 2
+    if RUNGS.index(rung) >= RUNGS.index('v8_llama'):
+        feed_forward = 3 * width * math.ceil(width * 8 / 3 / 64) * 64   # SwiGLU
+    return 6 * (layers * (4 * width ** 2 + feed_forward) + width * job['vocabulary']) + 12 * layers * width * block
 
 
 # ---------- the report ----------
@@ -260,8 +318,23 @@ def by_seed(results: dict, prefix: str) -> dict[int, dict]:
     return {int(key.rsplit(' ', 1)[1]): job for key, job in results['jobs'].items() if key.rsplit('/', 1)[0] == prefix}
 
 
+def reference(results: dict, rung: str) -> dict[int, dict]:
+    """seed -> job of the rung below. Where that one does not change the training, the seeds that it did not run are those below it."""
+    jobs = {}
+    for below in reversed(RUNGS[1:RUNGS.index(rung)]):
+        jobs = by_seed(results, f'controlled/{below}') | jobs
+        if below not in SAME_TRAINING:
+            break
+    return {} if rung == OTHER_SPLIT else jobs                      # other test songs: nothing to compare with
+
+
 def final(job: dict) -> float:
     return job['curve'][-1]['bits_per_char']
+
+
+def lowest(jobs: dict[int, dict]) -> str:
+    """The lowest point of the curve, where overfitting made the end higher; as it was sampled during training."""
+    return f'{statistics.mean(min(point["bits_per_char"] for point in job["curve"]) for job in jobs.values()):.3f}'
 
 
 def spread(values: list[float], sign: bool = False) -> str:
@@ -270,9 +343,9 @@ def spread(values: list[float], sign: bool = False) -> str:
     return text + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
 
 
-def difference(jobs: dict[int, dict], reference: dict[int, dict]) -> str:
-    """bits/char of `jobs` minus that of `reference`, seed by seed (the same songs are held out)."""
-    values = [final(jobs[seed]) - final(reference[seed]) for seed in sorted(jobs.keys() & reference.keys())]
+def difference(jobs: dict[int, dict], below: dict[int, dict]) -> str:
+    """bits/char of `jobs` minus that of `below`, seed by seed (the same songs are held out)."""
+    values = [final(jobs[seed]) - final(below[seed]) for seed in sorted(jobs.keys() & below.keys())]
     return spread(values, sign=True) if values else '—'
 
 
@@ -280,12 +353,18 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *rows])
 
 
-def median(jobs, name):
-    return statistics.median(job[name] for job in jobs.values())
+def first(jobs: dict[int, dict]) -> dict:
+    """The job of the first seed: speed and memory are its own, so the other seeds may run beside other work."""
+    return jobs[min(jobs)]
+
+
+def chars_per_s(job: dict) -> float:
+    """Characters of training text a second: unlike tok/s, comparable between characters and BPE."""
+    return job['budget'] / job['curve'][-1]['seconds']
 
 
 def memory(jobs: dict, gpu: bool) -> str:
-    return f'{median(jobs, "peak_gpu" if gpu else "peak_ram") / 2**30:.1f} GiB'
+    return f'{first(jobs)["peak_gpu" if gpu else "peak_ram"] / 2**30:.1f} GiB'
 
 
 def notes(rung: str, device: str) -> str:
@@ -298,38 +377,43 @@ def notes(rung: str, device: str) -> str:
 
 
 def report(results: dict) -> dict[str, str]:
-    """name -> Markdown of each experiment that has results, in Chinese as the README is."""
+    """name -> Markdown of each experiment that has results, in Chinese as the README is; "NAME large" in that setting."""
     machine, tables = results['machine'], {}
+    suffix = ' large' if results['setting'] == 'large' else ''
     gpu = machine['device'] == 'cuda'
     controlled = {rung: jobs for rung in RUNGS[1:] if (jobs := by_seed(results, f'controlled/{rung}'))}
-    rows, below = [], {}
+    memory_name, rows = '显存' if gpu else '内存', []
     for rung, jobs in controlled.items():
         rows.append([f'`{rung}`', spread([final(job) for job in jobs.values()]),
-                     difference(jobs, below) if below and rung != OTHER_SPLIT else '—',
-                     f'{median(jobs, "tok_per_s"):,.0f}', memory(jobs, gpu), notes(rung, machine['device'])])
-        below = below | jobs if rung in SAME_TRAINING else jobs      # v8 is compared with v4's three seeds, which v7 repeats
+                     difference(jobs, reference(results, rung)), lowest(jobs),
+                     f'{first(jobs)["tok_per_s"]:,}', f'{chars_per_s(first(jobs)):,.0f}', memory(jobs, gpu),
+                     notes(rung, machine['device'])])
     if rows:
-        tables['controlled'] = table(['脚本', 'bits/char', '比上一级', 'tok/s', '内存' if not gpu else '显存', ''], rows)
+        tables['controlled' + suffix] = table(['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, ''], rows)
     rows = []
     for rung, name, chinese, _ in WITHOUT:
         jobs = by_seed(results, f'without/{rung}/{name}')
         if jobs and rung in controlled:
-            speed = median(jobs, 'tok_per_s') / median(controlled[rung], 'tok_per_s') - 1
+            speed = first(jobs)['tok_per_s'] / first(controlled[rung])['tok_per_s'] - 1
             rows.append([f'`{rung}`', chinese, spread([final(job) for job in jobs.values()]), difference(jobs, controlled[rung]),
                          f'{speed:+.0%}'.replace('-', '−'), memory(jobs, gpu)])
         elif rung in controlled and not gpu and name in NEEDS_GPU:
             rows.append([f'`{rung}`', chinese, '要有 GPU', '—', '—', '—'])
     if any('要有 GPU' not in row for row in rows):
-        tables['leave-one-out'] = table(['脚本', '去掉', 'bits/char', '比不去掉', 'tok/s 变化', '内存' if not gpu else '显存'], rows)
+        header = ['脚本', '去掉', 'bits/char', '比不去掉', 'tok/s 变化', memory_name]
+        tables['leave-one-out' + suffix] = table(header, rows)
     rows = []
     for rung in RUNGS:
         if job := results['jobs'].get(f'as-shipped/{rung}'):
-            utilisation = model_flops(job) * job['tok_per_s'] / job['matrix_flops']
+            utilisation = model_flops(job, rung) * job['tok_per_s'] / job['matrix_flops']
             rows.append([f'`{rung}`', f'{job["parameters"] / 1e6:.2f} M', f'{job["tok_per_s"]:,}', f'{utilisation:.1%}',
                          memory({1: job}, gpu), f'{job["compile_seconds"]} s' if job['compile_seconds'] is not None else '—'])
     if rows:
-        tables['as-shipped'] = table(['脚本', '参数', 'tok/s', '算力利用率', '内存' if not gpu else '显存', '编译'], rows)
+        tables['as-shipped' + suffix] = table(['脚本', '参数', 'tok/s', '算力利用率', memory_name, '编译'], rows)
     return tables
+
+
+COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8', '#0c8599', '#d6457a']    # each at least 3:1 on white and on near-black
 
 
 def in_english(text: str) -> str:
@@ -339,27 +423,32 @@ def in_english(text: str) -> str:
 
 
 def plot(results: dict, axis: str, path: Path):
-    """The curves of the controlled experiment over `axis` ('tokens' or 'seconds'), first seed, as an SVG for dark and light pages."""
+    """The curves of the controlled experiment over `axis` ('tokens' or 'seconds'), first seed, as an SVG for dark and light pages.
+
+    v10 is not among them: its test songs are others. Text and axes are drawn in `currentColor`, which follows the reader's system.
+    """
     import matplotlib
     matplotlib.use('svg')
     import matplotlib.pyplot as plt
-    grey = '#7f7f7f'                                                # stands out from white and from black alike
-    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'ladder', 'axes.edgecolor': grey, 'axes.labelcolor': grey,
-                         'xtick.color': grey, 'ytick.color': grey, 'font.size': 11}):
+    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': axis, 'font.size': 11}):
         figure, axes = plt.subplots(figsize=(8, 5))
         for number, rung in enumerate(RUNGS[1:]):
             jobs = by_seed(results, f'controlled/{rung}')
-            if not jobs:
+            if not jobs or rung == OTHER_SPLIT:
                 continue
-            curve = jobs[min(jobs)]['curve']
+            curve = first(jobs)['curve']
             axes.plot([point[axis] for point in curve], [point['bits_per_char'] for point in curve], marker='o', markersize=3,
-                      linestyle=['-', '--'][number % 2], color=plt.get_cmap('tab10')(number), label=rung)
+                      linestyle=['-', '--'][number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], label=rung)
         axes.set_xlabel({'tokens': 'training tokens', 'seconds': 'seconds of training'}[axis])
         axes.set_ylabel('test bits/char')
         axes.grid(alpha=0.25)
-        axes.legend(labelcolor=grey, frameon=False)
-        figure.savefig(path, format='svg', transparent=True, bbox_inches='tight', metadata={'Date': None})
+        axes.legend(frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format='svg', transparent=True, bbox_inches='tight', metadata={'Date': None})
         plt.close(figure)
+    svg = text.getvalue().replace('#000000', 'currentColor').replace('<text style="', '<text style="fill: currentColor; ')
+    style = '<style>svg { color: #24292f } @media (prefers-color-scheme: dark) { svg { color: #d0d7de } }</style>'
+    path.write_text(re.sub(r'(<svg [^>]*>)', rf'\1\n {style}', svg, count=1), encoding='utf-8')
 
 
 def fill(text: str, results: dict) -> str:
@@ -367,6 +456,11 @@ def fill(text: str, results: dict) -> str:
     for name, markdown in report(results).items():
         text = re.sub(rf'(<!-- bench {name} -->\n).*?(<!-- /bench -->)', lambda m, t=markdown: f'{m[1]}\n{t}\n\n{m[2]}', text, flags=re.S)
     return text
+
+
+def stem(results: dict) -> str:
+    """The name of the results' files: the machine, and _large for that setting."""
+    return results['machine']['name'] + ('_large' if results['setting'] == 'large' else '')
 
 
 def write_report(results: dict):
@@ -377,44 +471,62 @@ def write_report(results: dict):
     tables = report(results)
     body = [title, f'{machine["system"]}, Python {machine["python"]}, {packages}']
     body += [f'## {name}\n\n{in_english(text)}' for name, text in tables.items()]
-    (RESULTS / f'{machine["name"]}.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
-    if 'controlled' in tables:
+    (RESULTS / f'{stem(results)}.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
+    if 'controlled' in tables:                                      # "large" may be a few rungs only: no plot
         for axis in ('tokens', 'seconds'):
-            plot(results, axis, RESULTS / f'{machine["name"]}-{axis}.svg')
+            plot(results, axis, RESULTS / f'{stem(results)}-{axis}.svg')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     experiments = ['controlled', 'leave-one-out', 'as-shipped']
     parser.add_argument('--only', nargs='+', choices=experiments, default=experiments, help='which experiments (default: all)')
-    parser.add_argument('--lyrics', type=Path, default=ROOT / 'ChineseLyrics', help='the corpus (default: ChineseLyrics/)')
+    parser.add_argument('--setting', choices=['small', 'large'], default='small',
+                        help='without a GPU: the sample, read nine times (default), or a large corpus (with --lyrics), read once')
+    parser.add_argument('--lyrics', type=Path, help='the corpus (default: the sample that ships)')
+    parser.add_argument('--rungs', nargs='+', choices=RUNGS, default=RUNGS, metavar='RUNG', help='these rungs only')
     parser.add_argument('--seeds', type=int, default=3, help='seeds of the controlled experiment (default 3)')
     parser.add_argument('--budget', type=int,
-                        help=f'characters of training text for each run (default {BUDGET["cpu"]:,}; {BUDGET["cuda"]:,} on a GPU)')
-    parser.add_argument('--steps', type=int, help=f'steps of a run as shipped (default {STEPS["cpu"]}; {STEPS["cuda"]} on a GPU)')
-    parser.add_argument('--report', action='store_true', help='run nothing: write table and plots from the results')
+                        help=f'characters of training text for each run (default {BUDGET["small"]:,}; {BUDGET["gpu"]:,} on a GPU)')
+    parser.add_argument('--steps', type=int, help=f'steps of a run as shipped (default {STEPS["small"]}; {STEPS["gpu"]} on a GPU)')
+    parser.add_argument('--report', action='store_true',
+                        help='run nothing: write tables and plots from all results, those of other machines too')
     parser.add_argument('--readme', action='store_true', help="also put this machine's tables into README.md")
     options = parser.parse_args()
     machine = describe()
-    path = RESULTS / f'{machine["name"]}.json'
+    if machine['device'] == 'cuda':
+        options.setting = 'gpu'
+    if not options.report and options.setting != 'small' and not (options.lyrics and any(options.lyrics.glob('lyrics*.json'))):
+        parser.error(f'this setting ({options.setting}) needs a large corpus: --lyrics FOLDER, with lyrics*.json in it')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it as Ctrl-C does, with the rung that is running
+    results = {'machine': machine, 'setting': options.setting, 'jobs': {}}
+    path = RESULTS / f'{stem(results)}.json'
     RESULTS.mkdir(exist_ok=True)
-    results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {'jobs': {}}
+    failed = []
     if not options.report:
-        results['machine'] = machine
+        if path.exists():
+            results['jobs'] = json.loads(path.read_text(encoding='utf-8'))['jobs']
         try:
-            run_all(plan(machine, options), results, path)
+            with tempfile.TemporaryDirectory() as sample:           # a folder without lyrics*.json, whatever the user's holds
+                if not options.lyrics:
+                    shutil.copy(ROOT / 'ChineseLyrics' / 'sample.json', sample)
+                    options.lyrics = Path(sample)
+                failed = run_all(plan(machine, options), results, path)
         except KeyboardInterrupt:
             sys.exit('\nstopped; the same command continues')
-        except RuntimeError as error:
-            sys.exit(f'\nthe rung failed; its last lines:\n{error}')
-    if not results['jobs']:
+    for file in sorted(RESULTS.glob('*.json')) if options.report else [path] if results['jobs'] else []:
+        write_report(json.loads(file.read_text(encoding='utf-8')))
+    if path.exists():
+        results = json.loads(path.read_text(encoding='utf-8'))
+        for name, text in report(results).items():
+            print(f'\n{name}\n\n{text}')
+        if options.readme:
+            readme = ROOT / 'README.md'
+            readme.write_text(fill(readme.read_text(encoding='utf-8'), results), encoding='utf-8')
+    elif not failed:
         sys.exit(f'{path} holds no results yet: run without --report first')
-    write_report(results)
-    for name, text in report(results).items():
-        print(f'\n{name}\n\n{text}')
-    if options.readme:
-        readme = ROOT / 'README.md'
-        readme.write_text(fill(readme.read_text(encoding='utf-8'), results), encoding='utf-8')
+    if failed:
+        sys.exit(f'\n{len(failed)} of the runs failed ({", ".join(failed)}); the same command tries them again')
 
 
 if __name__ == '__main__':

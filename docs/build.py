@@ -166,6 +166,25 @@ def fold(rows: list[str]) -> str:
     return f'<details class=fold><summary>{summary}</summary>{"".join(rows)}</details>'
 
 
+def stretches(rows, near: list[bool], where: list[str]):
+    """(shown, row numbers) in order: what is folded, and the hunks. A hunk ends with its definition, so that each has a link of its own."""
+    for shown, group in itertools.groupby(range(len(rows)), key=lambda number: near[number]):
+        parts, place = [], ''
+        for number in group:
+            j = rows[number][1]
+            if not parts or shown and j is not None and where[j] != place:
+                parts.append([])
+            place = place if j is None else where[j]                # a line that goes belongs to the new line above it
+            parts[-1].append(number)
+        merged = []
+        for part in parts:                                          # a part without a change is context of its neighbour
+            if merged and not (any(rows[n][2] for n in part) and any(rows[n][2] for n in merged[-1])):
+                merged[-1] += part
+            else:
+                merged.append(part)
+        yield from ((shown, part) for part in merged)
+
+
 def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int, int]:
     """(HTML of the whole difference, [(anchor, title)] of its hunks, lines added, lines taken away); the docstrings stay out of it."""
     sources = [(ROOT / f'{name}.py').read_text(encoding='utf-8') for name in (below, above)]
@@ -181,8 +200,7 @@ def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int,
             around = slice(max(0, number - CONTEXT), number + CONTEXT + 1)
             near[around] = [True] * len(near[around])
     notes, out, hunks, used = list(NOTES[above]), [], [], Counter()
-    for shown, group in itertools.groupby(range(len(rows)), key=lambda number: near[number]):
-        group = list(group)
+    for shown, group in stretches(rows, near, where_new):
         made = [row(old, new, *rows[number]) for number in group]
         if not shown:
             out.append(fold(made) if len(made) > 2 else ''.join(made))
@@ -225,7 +243,8 @@ def page(title: tuple[str, str], body: str, script: str = '') -> str:
 </head>
 <body data-title="{html.escape(title[0])}" data-title-en="{html.escape(title[1])}">
 <a class=skip href="#text">{both('跳到正文', 'Skip to the text')}</a>
-<header><nav aria-label="site"><a href="index.html">{both(*SITE)}</a> <a href="compare.html">{both('任意比较', 'Compare any two')}</a></nav>
+<header><nav aria-label="全站 / site"><a href="index.html">{both(*SITE)}</a>
+<a href="compare.html">{both('任意比较', 'Compare any two')}</a></nav>
 <div class=switches><button type=button id=language lang=en>English</button>
 <button type=button id=theme>{both('深浅', 'Dark / light')}</button></div></header>
 <main id=text>
@@ -240,24 +259,41 @@ def page(title: tuple[str, str], body: str, script: str = '') -> str:
 def results() -> dict | None:
     """The results to show: a GPU's where there are some, else the first machine's."""
     found = [json.loads(path.read_text(encoding='utf-8')) for path in sorted((ROOT / 'bench' / 'results').glob('*.json'))]
+    found = [result for result in found if result['setting'] != 'large']     # of some rungs only
     return min(found, key=lambda result: result['machine']['device'] != 'cuda', default=None)
 
 
-def bought(rung: str, below: str | None, measured: dict | None) -> str:
-    """What the rung bought in the controlled experiment: bits/char, tokens a second, memory; each against the rung below."""
+def bought(rung: str, measured: dict | None) -> str:
+    """What the rung bought in the controlled experiment: bits/char (and against the rung below), tokens a second, memory."""
     if measured is None:
         return ''
     gpu = measured['machine']['device'] == 'cuda'
     jobs = ladder.by_seed(measured, f'controlled/{rung}')
     if not jobs:
         return ''
-    reference = ladder.by_seed(measured, f'controlled/{below}') if below else {}
+    reference = ladder.reference(measured, rung)
     bits = ladder.spread([ladder.final(job) for job in jobs.values()])
-    comparable = reference and rung != ladder.OTHER_SPLIT
-    change = f' <small>({ladder.difference(jobs, reference)})</small>' if comparable else ''
+    change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
     memory = both('显存', 'GPU memory') if gpu else both('内存', 'memory')
-    figures = [('bits/char', bits + change), ('tok/s', f'{ladder.median(jobs, "tok_per_s"):,.0f}'), (memory, ladder.memory(jobs, gpu))]
-    return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>'
+    figures = [('bits/char', bits + change), ('tok/s', f'{ladder.first(jobs)["tok_per_s"]:,}'), (memory, ladder.memory(jobs, gpu))]
+    note = ladder.notes(rung, measured['machine']['device'])
+    note = f'<p class=note>{both(note, ladder.in_english(note))}</p>' if note else ''
+    return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>{note}'
+
+
+def curves(measured: dict | None) -> str:
+    """The plots, drawn into the page so that they follow its light and dark; nothing where the bench made none."""
+    captions = {'tokens': ('横轴：训练过的 token', 'Over training tokens'), 'seconds': ('横轴：训练的秒数', 'Over seconds of training')}
+    pictures = ''
+    for axis, caption in captions.items():
+        path = ROOT / 'bench' / 'results' / f'{ladder.stem(measured)}-{axis}.svg' if measured else None
+        if path and path.exists():
+            svg = path.read_text(encoding='utf-8')
+            svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
+            svg = re.sub(r'(id="|url\(#|href="#)', rf'\g<1>{axis}-', svg)     # two plots on one page: no id twice
+            svg = svg.replace('<svg ', f'<svg role=img aria-labelledby="caption-{axis}" ', 1)
+            pictures += f'<figure>{svg}<figcaption id="caption-{axis}">{both(*caption)}</figcaption></figure>'
+    return f'<div class=figures>{pictures}</div>' if pictures else ''
 
 
 def neighbours(rung: str) -> str:
@@ -266,22 +302,25 @@ def neighbours(rung: str) -> str:
     links = [f'<a rel=prev href="{RUNGS[at - 1]}.html">← {RUNGS[at - 1]}</a>' if at else '<span></span>',
              f'<a href="{rung}.source.html">{both("读整个脚本", "Read the whole script")}</a>' if at else '<span></span>',
              f'<a rel=next href="{RUNGS[at + 1]}.html">{RUNGS[at + 1]} →</a>' if at + 1 < len(RUNGS) else '<span></span>']
-    return f'<nav class=steps aria-label="steps">{"".join(links)}</nav>'
+    return f'<nav class=steps aria-label="上一级、下一级 / steps">{"".join(links)}</nav>'
 
 
-KEYS = '<p class=keys>' + both(
-    '键盘：<kbd>j</kbd> <kbd>k</kbd> 下一处、上一处改动，<kbd>←</kbd> <kbd>→</kbd> 上一级、下一级，'
-    '<kbd>o</kbd> 展开或折叠全部',
-    'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, <kbd>←</kbd> <kbd>→</kbd> previous and next step, '
-    '<kbd>o</kbd> unfold or fold everything') + '</p>'
+def keys(steps: bool = True) -> str:
+    """What the keyboard does here; only a page of a step has neighbours."""
+    arrows = (('<kbd>←</kbd> <kbd>→</kbd> 上一级、下一级，', '<kbd>←</kbd> <kbd>→</kbd> previous and next step, ') if steps else ('', ''))
+    return '<p class=keys>' + both(
+        f'键盘：<kbd>j</kbd> <kbd>k</kbd> 下一处、上一处改动，{arrows[0]}<kbd>o</kbd> 展开或折叠全部',
+        f'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, {arrows[1]}<kbd>o</kbd> unfold or fold everything') + '</p>'
 
 
 def idea(rung: str) -> str:
     """The idea in a few sentences, and its figure."""
     _, _, chinese, english, figure = IDEAS[rung]
     text = ''.join(f'<p>{both(prose(a), prose(b))}</p>' for a, b in zip(chinese, english))
-    drawing = f'<pre class=figure>{html.escape(figure.strip(chr(10)), quote=False)}</pre>' if figure else ''
-    return f'<div class=idea>{text}{drawing}</div>'
+    if figure:
+        drawing = html.escape(figure.strip('\n'), quote=False)
+        text += f'<pre class=figure tabindex=0 role=img aria-label="示意图 / figure">{drawing}</pre>'
+    return f'<div class=idea>{text}</div>'
 
 
 def step_page(rung: str, measured) -> str:
@@ -300,8 +339,8 @@ def step_page(rung: str, measured) -> str:
     contents = ''.join(f'<li><a href="#{anchor}">{html.escape(text)}</a></li>' for anchor, text in hunks)
     lines = f'<ins>+{added}</ins> <del>−{removed}</del>'
     counts = both(f'{len(hunks)} 处改动，{lines} 行', f'{len(hunks)} changes, {lines} lines')
-    body = (f'{neighbours(rung)}{head}{idea(rung)}{bought(rung, below, measured)}{docstring}'
-            f'<h2>{both(f"与 {below} 的差异", f"What changes from {below}")}</h2><p class=counts>{counts}</p>{KEYS}'
+    body = (f'{neighbours(rung)}{head}{idea(rung)}{bought(rung, measured)}{docstring}'
+            f'<h2>{both(f"与 {below} 的差异", f"What changes from {below}")}</h2><p class=counts>{counts}</p>{keys()}'
             f'{table_of_contents(contents)}<div class=diff>{diff}</div>{neighbours(rung)}')
     return page((f'{rung}：{short[0]}', f'{rung}: {short[1]}'), body)
 
@@ -333,22 +372,19 @@ def index_page(measured) -> str:
             _, _, added, removed = difference(below, rung)
             changes = f' <span class=changes><ins>+{added}</ins> <del>−{removed}</del> {both("行", "lines")}</span>'
         short = both(html.escape(IDEAS[rung][0]), html.escape(IDEAS[rung][1]))
-        steps.append(f'<li><a class=rung href="{rung}.html">{rung}</a> {short}{changes}{bought(rung, below, measured)}</li>')
+        steps.append(f'<li><a class=rung href="{rung}.html">{rung}</a> {short}{changes}{bought(rung, measured)}</li>')
         below = rung
     figures = ''
     if measured:
         machine = measured['machine']
         name = machine['gpu'] or machine['cpu']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
-        where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样多的文字；括号里是与上一级的差。'
-                     '怎么测的：bench/README.md。',
-                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size and the same amount of text; '
-                     'in brackets, the difference from the rung below. How it was measured: bench/README.md.')
-        captions = {'tokens': ('横轴：训练过的 token', 'Over training tokens'), 'seconds': ('横轴：训练的秒数', 'Over seconds of training')}
-        pictures = ''.join(
-            f'<figure><img src="curves-{axis}.svg" alt="test bits/char over {axis} of training, one curve for each rung" loading=lazy>'
-            f'<figcaption>{both(*caption)}</figcaption></figure>' for axis, caption in captions.items())
-        figures = f'<h2>{both("每一级的曲线", "The curves of all rungs")}</h2><p>{where}</p><div class=figures>{pictures}</div>'
+        where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样的歌、同样多的文字；'
+                     '括号里是与上一级的差，± 是几个种子之间的标准差。曲线是第一个种子的。怎么测的：bench/README.md。',
+                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and amount of text; '
+                     'in brackets, the difference from the rung below; ± is the standard deviation over seeds. '
+                     'The curves are those of the first seed. How it was measured: bench/README.md.')
+        figures = f'<h2>{both("每一级的曲线", "The curves of all rungs")}</h2><p>{where}</p>{curves(measured)}'
     head = both('从零训练一个写歌词的 GPT：一架阶梯', 'A GPT that writes song lyrics, from scratch: a ladder')
     text = both('每个脚本都是完整的，每一级只加一个想法。相邻两级的差异，就是一课。从最下面一级开始，一级一级往上读。',
                 'Every script is complete, and each step adds one idea. The difference between two neighbours is the lesson. '
@@ -378,7 +414,8 @@ def compare_page() -> str:
     links = ''.join(f'<li><a href="{rung}.html">{rung}</a></li>' for rung in RUNGS[1:])
     body = (f'<h1>{both("任意两级的差异", "Any rung against any other")}</h1>'
             f'<form id=compare><label>{both("从", "from")} <select id=a>{options}</select></label> '
-            f'<label>{both("到", "to")} <select id=b>{options}</select></label></form><p class=counts id=counts role=status></p>{KEYS}'
+            f'<label>{both("到", "to")} <select id=b>{options}</select></label></form>'
+            f'<p class=counts id=counts role=status></p>{keys(steps=False)}'
             f'<noscript><p>{both("这一页要 JavaScript。相邻两级的差异不要：", "This page needs JavaScript. The steps do not:")}</p>'
             f'<ul>{links}</ul></noscript><div class=diff id=diff></div>')
     scripts = f'<script type="application/json" id=data>{data}</script><script src="compare.js"></script>'
@@ -396,10 +433,6 @@ def build(folder: Path):
             pages[f'{rung}.source.html'] = source_page(rung)
     for name in ('style.css', 'page.js', 'compare.js'):
         pages[name] = (DOCS / 'static' / name).read_text(encoding='utf-8')
-    if measured:
-        for axis in ('tokens', 'seconds'):
-            source = ROOT / 'bench' / 'results' / f'{measured["machine"]["name"]}-{axis}.svg'
-            pages[f'curves-{axis}.svg'] = source.read_text(encoding='utf-8')
     pages['.nojekyll'] = ''
     for name, text in pages.items():
         (folder / name).write_text(text, encoding='utf-8', newline='\n')

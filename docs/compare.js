@@ -19,11 +19,13 @@ function changes(from, to) {                          // [i, j, k, m]: lines i..
   return list
 }
 
+let shown
 function show() {
+  const pair = shown = `${a.value}...${b.value}`
   const [old, young] = [data.scripts[a.value], data.scripts[b.value]], list = changes(a.value, b.value)
   let html = '', i = 0, k = 0, open = false, added = 0, removed = 0, hunks = 0
   const close = () => { if (open) html += '</div></section>'; open = false }
-  const start = () => { if (!open) { hunks++; html += `<section class=hunk id=h${hunks} tabindex=-1><h3><a href="#h${hunks}">${hunks}</a></h3><div class=rows>` } open = true }
+  const start = () => { if (!open) { hunks++; html += `<section class=hunk id="${pair}.${hunks}" tabindex=-1><h2><a href="#${pair}.${hunks}">${hunks}</a></h2><div class=rows>` } open = true }
   const quiet = (n, last) => {                        // n unchanged lines: the ends stay in sight, the middle is folded
     const head = open ? context : 0, tail = last ? 0 : context
     const lines = Array.from({ length: n }, (_, x) => same(i + x, k + x, young[k + x]))
@@ -53,10 +55,11 @@ function show() {
 }
 
 function read() {
-  const [from, to] = location.hash.slice(1).split('...')
+  const [from, to] = location.hash.slice(1).replace(/\.\d+$/, '').split('...')     // #v1...v6.3: the third change from v1 to v6
   a.value = names.includes(from) ? from : names.at(-2)
   b.value = names.includes(to) ? to : names.at(-1)
-  show()
+  if (shown !== `${a.value}...${b.value}`) show()
+  unfold()                                            // the hunk that the link names
 }
 a.onchange = b.onchange = () => { history.replaceState(null, '', `#${a.value}...${b.value}`); show() }
 addEventListener('hashchange', () => { if (location.hash.includes('...')) read() })

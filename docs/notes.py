@@ -35,10 +35,10 @@ lyrics*.json -> clean -> drop duplicates -> shuffle by SEED -> | 90 % of the son
     'v0_char_rope': (
         '旋转位置编码', 'rotary positions',
         ['注意力本身不知道谁在前谁在后。原来的办法是给每个位置一个学来的向量；RoPE 不加向量，而是把 q、k 按所在的位置旋转一个角度。',
-         '两个转过的向量，点积只取决于它们的夹角之差，也就是两个位置的距离：「往前第 3 个字」在窗口哪里都是同一件事。'],
+         '位置对点积的影响，只剩两个转角之差，也就是两个位置的距离：「往前第 3 个字」在窗口哪里都是同一件事。'],
         ['Attention by itself does not know what comes first. Until here every position had a learned vector; RoPE adds none, and rotates q and '
          'k by an angle that grows with the position.',
-         'The dot product of two rotated vectors depends on the difference of their angles alone, that is, on the distance: three characters '
+         'Positions enter the dot product only through the difference of the two rotations, that is, through the distance: three characters '
          'back is the same thing everywhere in the window.'],
         '''
 position 0   ->        position 1   /        position 2   |        pair i turns by t * 10000^(-2i / head_size)
@@ -48,11 +48,11 @@ q at 7, k at 4:  the angle between them turns by 3 steps;  q at 107, k at 104:  
     'v1_bpe_rope': (
         '子词', 'sub-words',
         ['一个字一个 token 太碎，一个词一个 token 又太多。BPE 从字开始，把最常相邻的两个合成一个，一直合到词表满为止。',
-         '同样长的窗口装得下更多的字。分词器只在训练歌曲上学，任何文字都能原样还原。'],
+         '同样长的窗口装得下更多的字。分词器只在训练歌曲上学；没见过的字拆成字节，所以任何文字都写得出来。'],
         ['A token for each character is too fine, a token for each word too many. BPE begins with characters and joins the pair that stands '
          'together most often, until the vocabulary is full.',
-         'A window of the same length now holds more text. The tokenizer learns from the training songs alone, and gives any text back '
-         'unchanged.'],
+         'A window of the same length now holds more text. The tokenizer learns from the training songs alone; characters that it '
+         'has not seen become bytes, so that every text can be written.'],
         '''
 明 月 几 时 有    ->    明月 几时 有              unseen 𠮷  ->  <0xF0> <0xA0> <0xAE> <0xB7>
 '''),
@@ -98,10 +98,10 @@ v4:  q, k, v of all heads = one product  ->  tiles of q against tiles of k and v
 '''),
     'v5_checkpoint': (
         '检查点：断了再续', 'runs that survive',
-        ['训练会被打断：Ctrl-C、断电、磁盘写满。这一级让任何时刻的打断都不丢东西，而且续上之后与没断过一模一样，连最后一位都相同。',
+        ['训练会被打断：Ctrl-C、断电、磁盘写满。这一级让任何时刻的打断最多重走上次存盘之后的几步，而且续上之后与没断过一模一样：CPU 上连最后一位都相同。',
          '要做到这一点，只存权重不够：优化器的动量、随机数的状态、走到了第几步，都要存；文件先写到旁边，落盘，再改名。'],
-        ['Runs are interrupted: Ctrl-C, a power cut, a full disk. From here on nothing is lost at any moment, and a run that was continued equals '
-         'one that never stopped, to the last bit.',
+        ['Runs are interrupted: Ctrl-C, a power cut, a full disk. From here on an interruption costs at most the steps since the last save, '
+         'and a run that was continued equals one that never stopped: on a CPU to the last bit.',
          'The weights are not enough for that: the momentum of the optimizer, the state of the random numbers and the step belong to it; and a '
          'file is written beside the old one, flushed, then renamed.'],
         '''
@@ -120,7 +120,7 @@ every evaluation    test/loss, test/bits_per_char, tok_per_s  +-->  one run, one
 every preview       samples                                --'
 '''),
     'v7_grad_accum': (
-        '梯度累积：多大的模型都放得下', 'gradient accumulation: any model on any card',
+        '梯度累积：多大的一批都放得下', 'gradient accumulation: any batch on any card',
         ['显存放得下多大的一批由显卡决定，训练要多大的一批由模型决定。平均损失的梯度等于梯度的平均，所以一批可以分几次算，把梯度加起来。',
          '放不下时，小份自动减半，这一步从头再来。'],
         ['How much fits is up to the card, how large a batch should be is up to the model. The gradient of a mean is the mean of the gradients, '
@@ -134,10 +134,10 @@ BATCH_SIZE = 64    [ 16 ] -> grad x 16/64 \\
 '''),
     'v8_llama': (
         '今天的开放模型的结构', "the architecture of today's open models",
-        ['GPT-2 是 2019 年的结构。今天的开放模型几乎都像 Llama：RMSNorm 代替 LayerNorm，SwiGLU 代替 GELU 的前馈，没有偏置，输出就用词向量的矩阵。',
+        ['GPT-2 是 2019 年的结构。今天的开放模型大多像 Llama：RMSNorm 代替 LayerNorm，SwiGLU 代替 GELU 的前馈，没有偏置；小一些的模型，输出就用词向量的矩阵。',
          '训练循环一行没改。结果就是一个 Llama：`export_hf.py` 改个名字，transformers 就能读。'],
-        ['GPT-2 is an architecture of 2019. Almost all open models of today look like Llama: RMSNorm for LayerNorm, SwiGLU for the feed-forward '
-         'with GELU, no biases, and the word vectors as output matrix.',
+        ['GPT-2 is an architecture of 2019. Most open models of today look like Llama: RMSNorm for LayerNorm, SwiGLU for the feed-forward with '
+         'GELU, no biases; and the smaller ones use the word vectors as output matrix.',
          'The training loop does not change. The result is a Llama: `export_hf.py` renames its parameters, and transformers reads it.'],
         '''
 x --+-- gate -- silu --+
@@ -146,10 +146,11 @@ x --+-- gate -- silu --+
     'v9_muon': (
         '更好的优化器：Muon', 'a better optimizer: Muon',
         ['AdamW 把每个权重当作一个数；Muon 把一个矩阵当作一个矩阵。它把动量换成离它最近的正交矩阵，每个方向走同样远，小方向不再被大方向淹没。',
-         '它只用于各层的矩阵；词向量是一张一行行查的表，仍用 AdamW。'],
+         '它只用于各层的矩阵；词向量既是一行行查的表，又是输出的矩阵，照通常的做法仍用 AdamW。'],
         ['AdamW takes every weight for a number; Muon takes a matrix for a matrix. It replaces the momentum by the nearest orthogonal matrix: all '
          'directions move equally far, and the small ones no longer drown in the large ones.',
-         'It is for the matrices inside the blocks; the word vectors are a table that is looked up row by row, and stay with AdamW.'],
+         'It is for the matrices inside the blocks; the word vectors, a table that is looked up row by row and the output matrix as well, '
+         'stay with AdamW, as is usual.'],
         '''
 momentum = U diag(9, 3, 0.1, 0.02) V^T    ->    update = U diag(1, 1, 1, 1) V^T
 '''),
@@ -199,20 +200,23 @@ NOTES = {
          'Unseen characters become UTF-8 bytes: every text can be written. Nothing is normalised, and spaces and line breaks have tokens of their own.'),
         ('add_eos=True', '每首歌后面一个分隔符：模型学会什么时候该结束。', 'A separator after each song: the model learns when to end.'),
         ('if idx_next.item() == stop', '写到分隔符就停，不必写满。', 'Writing stops at the separator.'),
+        ('if share >= 0.98', '字最多占词表的六成，其余留给词；但常见字至少要收够 98% 的文字。', 'Characters take up to 60 % of the vocabulary and leave '
+         'the rest to words, but at least 98 % of the text must have its characters.'),
+        ('start = torch.tensor([[tokenizer.eos_id()', '从分隔符写起，写到下一个分隔符：一次一首完整的歌。', 'From one separator to the next: one whole song.'),
         ('tokenizer = train_tokenizer(train_songs)', '只用训练歌曲学词表：测试歌曲里的字不能提前看。', 'The vocabulary is learned from the training '
          'songs alone: the test songs stay unseen.'),
     ],
     'v2_cosine_lr': [
         ('MIN_LR = ', '有了预热和衰减，最高点可以比原来的常数更高。', 'With warm-up and decay the peak may be higher than the constant was.'),
         ('N_EMBED = 512', '更稳的训练养得起更宽的模型（只在 GPU 的默认值里）。', 'A steadier training affords a wider model (in the GPU values only).'),
-        ('def get_lr(it)', '第 0 步不是 0：那一步就白走了。终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'Step 0 is not at 0, which would waste '
+        ('def get_lr(it)', '第 0 步的学习率不是 0，否则那一步就白走了。终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'Step 0 is not at 0, which would waste '
          'it. The end is `MIN_LR` and not 0: the last steps still learn.'),
         ("group['lr'] = get_lr(it)", '优化器的学习率就是参数组里的一个数，每步改写它就行。', "The learning rate is a number in the optimizer's "
          'groups; writing it at every step is all there is.'),
     ],
     'v3_gpt2_amp': [
-        ('BLOCK_SIZE = 1024', '每个头的 (T, T) 矩阵随窗口的平方增长：窗口 1024 时，24 GB 的显卡只放得下 8 个窗口。下一级解决它。',
-         'The (T, T) matrix of each head grows with the square of the window: at 1024 a 24 GB card holds a batch of 8. The next step mends this.'),
+        ('BLOCK_SIZE = 1024', '每个头的 (T, T) 矩阵随窗口的平方增长：窗口 1024 时，估计 24 GB 的显卡只放得下 8 个窗口。下一级解决它。',
+         'The (T, T) matrix of each head grows with the square of the window: at 1024 a 24 GB card holds about 8 of them, by estimate. The next step mends this.'),
         ('AMP_DTYPE = ', 'bf16 的范围与 float32 一样，不用缩放；老显卡（T4）没有 bf16，用 fp16。', 'bf16 has the range of float32 and '
          'needs no scaling; older cards (T4) lack it and use fp16.'),
         ('nn.GELU()', 'GPT-2 用的非线性：在 0 附近是光滑的，负数那边也漏一点。', "GPT-2's non-linearity: smooth around 0, and it lets a "
@@ -240,7 +244,7 @@ NOTES = {
         ('std=0.02 / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',
          'The residual stream is added to 2 × N_LAYERS times; dividing by the root of that keeps its variance in place.'),
         ('def make_optimizer', '衰减是把权重往 0 拉：对矩阵是好的约束，对词向量、偏置、归一的缩放没有道理。', 'Decay pulls weights towards 0: a '
-         'good restraint for matrices, and none for word vectors, biases and norm gains.'),
+         'good restraint for matrices, which makes no sense for word vectors, biases and norm gains.'),
         ('clip_grad_norm_', '偶尔一批坏数据的梯度会特别大；限住它的长度，方向不变。', 'Now and then a batch has a huge gradient; its length is '
          'limited, its direction stays.'),
     ],
@@ -251,6 +255,11 @@ NOTES = {
          'Goes on at step `start`: as the windows depend on `(SEED, it)` alone, nothing has to be replayed.'),
         ('def save_checkpoint', '先写到临时文件，`fsync` 落盘，再改名。改名是一瞬间的事：要么是旧的，要么是新的，没有半个。', 'Written aside, '
          'flushed to disk, then renamed. Renaming is atomic: the old file or the new one, never half of either.'),
+        ('def load_checkpoint', '装得进来才用：坏了的、别的脚本的、别的词表的，各有一句说明，不是一串报错。', 'Used only if it fits: a broken file, one of '
+         'another script or of another vocabulary gets its own sentence instead of a traceback.'),
+        ('def rng_state', '随机数的状态也存：续上之后，dropout 从断的地方接着丢。', 'The random state is kept as well: dropout goes on where it stopped.'),
+        ('def restore(', '权重、优化器、随机状态都退回存盘的那一刻。', 'Weights, optimizer and random states go back to the moment of the save.'),
+        ('def check_disk', '放不下检查点的磁盘，开始就说，不等到几小时以后。', 'A disk too full for a checkpoint is reported at the start, not hours later.'),
         ('received = catch_signals()', '信号先记下来，做完这一步、存好再停。', 'The signal is noted; the step is finished and saved first.'),
         ('def config()', '全部常量写进检查点：以后不看脚本也知道这个模型是怎么训练的。', 'All constants go into the checkpoint: it says by itself '
          'how it was trained.'),
@@ -274,11 +283,14 @@ NOTES = {
         ('MODEL_SIZES = {', '几个现成的尺寸，不必自己凑宽度和头数。', 'Sizes that fit together, for those who do not want to work them out.'),
         ('recompute(block', '反向需要每层的中间结果。不存，反向时再算一遍：用时间换显存。', 'The backward pass needs what each layer computed. '
          'Computing it again instead of keeping it trades time for memory.'),
-        ('def accumulate_gradients', '每份的损失按窗口数加权，最后一份小一些也对。放不下时，随机状态退回这一步的开头：dropout 丢的还是那些。',
+        ('def accumulate_gradients', '每份的损失按窗口数加权，最后一份小一些也对。放不下时，随机状态退回这一步的开头，与一开始就分得这么小完全一样。',
          'Each part counts by its windows, so a smaller last one is right too. After a failure the random state goes back to the start of the '
-         'step: dropout drops the same.'),
+         'step: as if the parts had been that small from the start.'),
+        ('def sample_batches', '评估也一次只放进 `size` 个窗口。', 'Evaluation, too, takes `size` windows at a time.'),
         ('def flops_per_token', '数一数浮点运算：前向 2 次，反向 4 次，每个矩阵参数一共 6 次；注意力另算。', 'Counting operations: 2 forward and 4 '
          'backward for each weight in a matrix, and attention on top.'),
+        ('def matrix_rate', '理论上的峰值要查表，也够不着；同一台设备测到的大矩阵乘法，才是够得着的 100%。', 'The peak on the data sheet is out of reach; '
+         'a large product on the same device is a 100 % that can be had.'),
         ('def start_tensorboard', '同样的曲线在本机再画一份。', 'The same curves once more, on this machine.'),
         ('mfu = tok_per_s', 'MFU 低，说明时间花在了搬数据、小操作或等 CPU 上。', 'A low MFU means that time goes into moving data, small operations or '
          'waiting for the CPU.'),
@@ -297,13 +309,15 @@ NOTES = {
     'v9_muon': [
         ('MUON_LR = ', '两个优化器，两个学习率，同样的升降。', 'Two optimizers, two learning rates, one schedule.'),
         ('WEIGHT_DECAY = 0.1 if GPU', 'Muon 学得快，小样本上也背得快；衰减大一些，压住它。', 'Muon learns fast, and learns a small sample by heart as fast; more decay restrains it.'),
-        ('self.q_norm', 'q、k 归一后，点积不会随训练越长越大，softmax 不会变得极端：可以放心走大步。', 'With q and k normalised, their product '
-         'cannot grow without bound, and softmax does not become extreme: larger steps are safe.'),
+        ('self.q_norm', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。', 'With q and k normalised, their product '
+         'no longer grows with the weights (only with the learned gains), and softmax is less likely to become extreme: larger steps are safe.'),
         ('nn.init.zeros_(parameter)', '往残差上加的矩阵从 0 开始，刚开始每层都是恒等。', 'What is added to the residual stream begins at 0: at the '
          'start every layer is the identity.'),
-        ('def make_optimizers', 'Muon 只要二维的矩阵，而且要是变换：词向量表不是，归一的缩放也不是。', 'Muon wants matrices that are maps: the table of '
-         'word vectors is none, and neither are norm gains.'),
+        ('def make_optimizers', 'Muon 只管各层里二维的矩阵；词向量和归一的缩放归 AdamW。', 'Muon takes the matrices inside the blocks; word '
+         'vectors and norm gains stay with AdamW.'),
         ("zip(optimizers, checkpoint['optimizer'])", '两个优化器各存各的状态，精确续训照旧。', 'Each optimizer keeps its state: runs still resume exactly.'),
+        ('if not scaler.is_enabled()', '溢出的一步要整步跳过：一个优化器走了、另一个没走，不如都不走。', 'A step that overflows is skipped as a whole, and not by '
+         'one of the two only.'),
         ('zip(optimizers, (MUON_LR, LEARNING_RATE))', '同一条曲线，各乘各的最高点。', 'The same curve, times the peak of each.'),
     ],
     'v10_ddp': [
@@ -315,12 +329,23 @@ NOTES = {
          'hands in a value and gets all of them. Waiting, adding up losses and collecting random states all use it.'),
         ('def read_lyrics', '一首一首地读：内存只装得下一小段，文件多大都行。', 'One song at a time: only a small piece is in memory, however large '
          'the file.'),
-        ('def documents(files)', '全部正文不在内存里，没法打乱；由正文的指纹决定它在哪一半，重复的总在同一边。见过的指纹放在磁盘上。',
-         'The texts are not all in memory and cannot be shuffled; the hash of a text decides its half. The hashes seen so far are kept on disk.'),
+        ('def documents(files)', '全部正文不在内存里，没法打乱；由正文的指纹决定它在哪一边，重复的总在同一边。见过的指纹放在磁盘上。',
+         'The texts are not all in memory and cannot be shuffled; the hash of a text decides its side. The hashes seen so far are kept on disk.'),
         ('def build_tokens', '在临时文件夹里写好、落盘，再改名：建到一半的不会被当成建好的。', 'Written aside and flushed, then renamed: half a build is '
          'never taken for a whole one.'),
+        ('def prepare_tokens', '名字里有数据、常量、清洗的代码的指纹：变了就另建一份，没变就直接用。一个进程建，其余的等它。', 'The name holds a hash of the '
+         'data, the constants and the cleaning code: a change builds anew, no change uses what is there. One process builds, the others wait.'),
+        ('dist.DistError', '别的进程停了，这边看到的只是连接断掉：说清楚，该去看谁的话。', 'When another process stops, all that is seen here is a broken connection: it '
+         'says where to look.'),
         ('[RANK::WORLD_SIZE]', '整批的窗口每个进程都知道，各取各的一份：几个进程，看到的都是同一批。', 'Every process knows the whole batch and takes '
          'its share: any number of processes sees the same batch.'),
+        ('len(micro_x) / BATCH_SIZE', '除以整批的大小，不是自己那份的：各进程的梯度加起来，就是整批的平均。', 'Divided by the size of the whole batch and '
+         'not of the share: the sum over all processes is the mean over the batch.'),
+        ("torch.manual_seed(random.Random(", '初始权重人人一样；从这里起，dropout 各丢各的。', 'The first weights are the same everywhere; from here on each process '
+         'drops its own.'),
+        ('def join_processes', '一组进程先互相找到：谁是第 0 个、在哪个地址。只有一个进程时什么也不做。', 'The processes find one another first. With a '
+         'single one there is nothing to do.'),
+        ("'rng': gather(rng_state())", '每个进程的随机状态都存：续上以后，各自接着丢。', 'The random state of every process is saved, so that each goes on with its own.'),
         ('def sum_gradients', '先全部发出再等，通信可以并行。加起来（不是平均）：每份的损失已经除过整批的大小。', 'All are sent before the first is '
          'waited for. A sum and not a mean: each share was divided by the whole batch already.'),
         ('any(stops)', '谁收到停止信号，大家都在同一步停：否则有人会永远等下去。', 'Whoever is told to stop, all stop after the same step: else '

@@ -24,7 +24,7 @@ FEWER = ['v0_char_rope', 'v6_wandb', 'v7_grad_accum', 'v8_llama']
 @pytest.mark.parametrize(('rung', 'edits'), [(rung, edits) for rung, _, _, edits in ladder.WITHOUT], ids=[w[1] for w in ladder.WITHOUT])
 def test_every_idea_can_be_left_out(rung, edits, tmp_path):
     """The edited script is another one, and its model still learns from a batch."""
-    constants, patches = (edits, []) if isinstance(edits, dict) else ({}, edits)
+    constants, patches = ladder.left_out(edits, 'large')
     same = TINY | {'DEVICE': 'cpu', 'DROP_OUT': 0.0}
     source = ladder.edit(rung, same | constants, patches)
     assert source != ladder.edit(rung, same)
@@ -46,6 +46,36 @@ def test_every_idea_can_be_left_out(rung, edits, tmp_path):
             optimizer.step()
         losses.append(loss.item())
     assert losses[3] < losses[0]
+
+
+@pytest.mark.parametrize('setting', ladder.CONTROLLED)
+def test_the_constants_are_fit_in_every_setting(setting, tmp_path, lyrics_dir):
+    own = ladder.OWN[setting]
+    for number, (rung, _, _, edits) in enumerate(ladder.WITHOUT):
+        constants, patches = ladder.left_out(edits, setting)
+        mine = own if rung == 'v9_muon' else {}
+        path = tmp_path / f'edited{number}.py'
+        path.write_text(ladder.edit(rung, ladder.CONTROLLED[setting] | mine | {'DEVICE': 'cpu'} | constants, patches), encoding='utf-8')
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.check_constants()
+
+
+def contrast(a, b):
+    """WCAG 2: the ratio of the luminances of two colours, '#rrggbb'."""
+    def luminance(colour):
+        channels = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_curves_can_be_told_apart_on_light_and_dark_pages():
+    assert len(set(ladder.COLOURS)) * 2 >= len(ladder.RUNGS) - 2    # two line styles; neither the English rung nor v10
+    for colour in ladder.COLOURS:
+        assert contrast(colour, '#ffffff') >= 3 and contrast(colour, '#15181c') >= 3, colour
 
 
 def test_a_run_gives_its_curve_and_what_it_printed(lyrics_dir):
@@ -73,8 +103,10 @@ def project(tmp_path, lyrics_dir):
     source = path.read_text(encoding='utf-8')
     for rung in FEWER:                                              # the others say enough, and sooner
         source = source.replace(f"'{rung}', ", '', 1)
-    start, end = source.index("    'cpu': {'MAX_SONGS'"), source.index("    'cuda': {'N_EMBED'")
-    path.write_text(source[:start] + f"    'cpu': {TINY | {'DROP_OUT': 0.0}},\n" + source[end:], encoding='utf-8')
+    start, end = source.index("    'small': CPU |"), source.index("    'gpu': {'N_EMBED'")
+    tiny = TINY | {'DROP_OUT': 0.0, 'LEARNING_RATE': 1.5e-3, 'MIN_LR': 1.5e-4}
+    settings = f"    'small': {tiny},\n    'large': {tiny | {'LEARNING_RATE': 3e-3}},\n"
+    path.write_text(source[:start] + settings + source[end:], encoding='utf-8')
     return tmp_path
 
 
@@ -107,9 +139,10 @@ def test_the_bench_runs_continues_and_reports(project):
     assert text.startswith('a\n<!-- bench controlled -->\n') and text.endswith('<!-- /bench -->\nb\n') and 'old' not in text
     final = jobs['controlled/v2_cosine_lr/seed 1']['curve'][-1]['bits_per_char']
     assert re.search(rf'\| `v2_cosine_lr` \| {final:.3f} \|', text)
-    for axis in ('tokens', 'seconds'):
+    for axis in ('tokens', 'seconds'):                              # v10's test songs are others: not in the plot
         svg = path.with_name(f'{path.stem}-{axis}.svg').read_text(encoding='utf-8')
-        assert svg.startswith('<?xml') and 'v9_muon' in svg and '#ffffff' not in svg.split('<defs>')[0]
+        assert svg.startswith('<?xml') and 'v9_muon' in svg and 'prefers-color-scheme: dark' in svg
+        assert '#000000' not in svg and 'v10_ddp' not in svg
 
     del jobs['controlled/v3_gpt2_amp/seed 1']                       # as if it had been stopped there
     path.write_text(json.dumps(results), encoding='utf-8')
@@ -120,12 +153,49 @@ def test_the_bench_runs_continues_and_reports(project):
     assert len(json.loads(path.read_text(encoding='utf-8'))['jobs']) == n
 
 
-def test_a_rung_that_fails_is_shown(project):
+def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
     rung = project / 'v0_char_chinese.py'
     source = rung.read_text(encoding='utf-8')
     rung.write_text(source.replace('    check_constants()\n', "    fail('broken on purpose')\n", 1), encoding='utf-8')
-    done = bench(project, '--only', 'controlled', '--seeds', '1', '--budget', '1500')
+    done = bench(project, '--only', 'controlled', '--seeds', '1', '--budget', '1500', '--rungs', 'v0_char_chinese', 'v1_bpe_rope')
     assert done.returncode == 1 and 'broken on purpose' in done.stderr and 'Traceback' not in done.stderr
+    assert '1 of the runs failed (controlled/v0_char_chinese/seed 1)' in done.stderr
+    [path] = (project / 'bench/results').glob('*.json')
+    assert list(json.loads(path.read_text(encoding='utf-8'))['jobs']) == ['controlled/v1_bpe_rope/seed 1']
+
+
+def test_a_stopped_bench_stops_the_rung(project):
+    command = [sys.executable, '-u', 'bench/ladder.py', '--only', 'controlled', '--rungs', 'v1_bpe_rope', '--budget', '10000000']
+    process = subprocess.Popen(command, cwd=project, env=environment(project), text=True, encoding='utf-8', stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    read = ''
+    while 'starting' not in read:                                   # the rung is about to run
+        read += process.stdout.read(1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)                        # would wait for the rung, which holds the same pipe
+    assert process.returncode == 1 and 'stopped; the same command continues' in err and 'Traceback' not in err
+
+
+@pytest.mark.parametrize('arguments', [[], ['--lyrics', 'ChineseLyrics']])
+def test_the_large_setting_needs_a_large_corpus(arguments, project):
+    done = bench(project, '--setting', 'large', *arguments)
+    assert done.returncode == 2 and 'needs a large corpus' in done.stderr
+
+
+def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
+    (tmp_path / 'sample.json').write_text('[]', encoding='utf-8')
+    job, machine = {'constants': {'LYRICS_DIR': str(tmp_path)}}, {'python': '3.11.1', 'packages': {'torch': '2.13.0'}}
+    first = ladder.fingerprint(job, f'"""doc"""\nLYRICS_DIR = {str(tmp_path)!r}', machine)
+    other = tmp_path / 'other'
+    other.mkdir()
+    shutil.copy(tmp_path / 'sample.json', other)
+    moved = {'constants': {'LYRICS_DIR': str(other)}}
+    source = f'"""another"""\nLYRICS_DIR = {str(other)!r}'          # the same corpus in another place, another docstring
+    assert ladder.fingerprint(moved, source, machine) == first
+    assert ladder.fingerprint(moved, source, machine | {'packages': {'torch': '2.14.0'}}) != first
+    (other / 'lyrics1.json').write_text('[{}]', encoding='utf-8')
+    ladder.corpus_hash.cache_clear()
+    assert ladder.fingerprint(moved, source, machine) != first
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -139,7 +209,10 @@ def test_differences_are_taken_seed_by_seed():
 def test_model_flops_by_hand():
     job = {'size': {'N_EMBED': 768, 'N_LAYERS': 12, 'BLOCK_SIZE': 1024}, 'vocabulary': 8000}
     matrices = 12 * (4 + 8) * 768**2 + 768 * 8000
-    assert ladder.model_flops(job) == 6 * matrices + 12 * 12 * 768 * 1024
+    assert ladder.model_flops(job, 'v7_grad_accum') == 6 * matrices + 12 * 12 * 768 * 1024
+    assert ladder.model_flops(job, 'v8_llama') == 6 * matrices + 12 * 12 * 768 * 1024      # 3 x 2048 = 2 x 3072
+    job['size']['N_EMBED'] = 128                                    # a hidden width of 384: a little more than 8/3 x 128
+    assert ladder.model_flops(job, 'v9_muon') == 6 * (12 * (4 * 128**2 + 3 * 128 * 384) + 128 * 8000) + 12 * 12 * 128 * 1024
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'bench/results').glob('*.md')), ids=lambda path: path.stem)
@@ -148,7 +221,22 @@ def test_committed_tables_are_those_of_the_committed_results(path):
     text = path.read_text(encoding='utf-8')
     tables = ladder.report(results)
     assert tables and all(ladder.in_english(markdown) in text for markdown in tables.values())
-    assert not re.search('[一-鿿]', text)
+    assert path.stem == ladder.stem(results) and not re.search('[一-鿿]', text)
+
+
+def test_the_readme_shows_tables_of_the_committed_results():
+    committed = [json.loads(path.read_text(encoding='utf-8')) for path in (ROOT / 'bench/results').glob('*.json')]
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    if f'bench/results/{path.stem}-tokens.svg' in readme:           # the machine that the README shows
-        assert all(f'<!-- bench {name} -->\n\n{markdown}\n\n<!-- /bench -->' in readme for name, markdown in tables.items())
+    shown = re.findall(r'<!-- bench (.+?) -->\n\n(.*?)\n\n<!-- /bench -->', readme, re.S)
+    assert {name for name, _ in shown} >= {'controlled', 'leave-one-out', 'as-shipped', 'leave-one-out large'}
+    for name, markdown in shown:
+        assert markdown in [ladder.report(results).get(name) for results in committed], name
+
+
+def test_the_rung_below_lends_its_seeds():
+    """v5 to v7 repeat v4: v8 is compared with all of v4's seeds. v10's test songs are others."""
+    results = {'jobs': {f'controlled/{rung}/seed {seed}': (rung, seed) for rung, seed in [
+        ('v3_gpt2_amp', 1), ('v4_flash_optim', 1), ('v4_flash_optim', 2), ('v7_grad_accum', 1), ('v8_llama', 1), ('v9_muon', 1)]}}
+    assert ladder.reference(results, 'v8_llama') == {1: ('v7_grad_accum', 1), 2: ('v4_flash_optim', 2)}
+    assert ladder.reference(results, 'v4_flash_optim') == {1: ('v3_gpt2_amp', 1)}
+    assert ladder.reference(results, 'v0_char_chinese') == {} == ladder.reference(results, 'v10_ddp')

@@ -60,8 +60,10 @@ def test_n_processes_give_the_losses_of_one(n, records, rung, alone, tmp_path):
 
 
 def test_a_killed_worker_comes_back(rung, tmp_path):
-    """torchrun starts the group again; it goes on from latest.pt and ends, to the bit, as if nothing had happened (dropout on)."""
-    constants = SAME | {'DROP_OUT': 0.2, 'SAVE_INTERVAL': 2}
+    """torchrun starts the group again; it goes on from latest.pt and ends, to the bit, as if nothing had happened (dropout on).
+
+    So does a run that had been asked to start anew."""
+    constants = SAME | {'DROP_OUT': 0.2, 'SAVE_INTERVAL': 2, 'RESUME': False}
     for folder in ('calm', 'killed'):
         (tmp_path / folder).mkdir()
         path = rung(NAME, tmp_path / folder, **constants)
@@ -119,7 +121,7 @@ def test_the_process_that_runs_out_of_memory_says_so(rung, tmp_path):
     oom = "        if it == 3 and RANK == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n"
     path.write_text(source.replace(line, oom + line), encoding='utf-8')
     status, out, err = finished(torchrun(path, 2))
-    assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存不够（MICRO_BATCH_SIZE = 2）' in err
+    assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存不够' in err and '提示：进程 0 与别的进程断了联系' in err
     assert 'v10_ddp.py", line' not in err                           # and the other one leaves without a traceback
 
 
@@ -207,6 +209,31 @@ def test_built_once_and_anew_when_the_data_change(load, tmp_path):
     assert len(module.load_data()[1]) > size
     module.BPE_VOCAB_SIZE = 390
     assert len(module.load_data()[0]) == 390
+
+
+def test_built_anew_when_the_cleaning_changes(rung, tmp_path):
+    write_songs(tmp_path / 'data/lyrics1.json', SONGS)
+    path = rung(NAME, LYRICS_DIR=str(tmp_path / 'data'), BPE_VOCAB_SIZE=400, TRAIN_ITERS=1, EVAL_INTERVAL=1)
+    assert run_script(path).returncode == 0
+    source = path.read_text(encoding='utf-8')
+    line = '    seen = sqlite3.connect('                            # in documents()
+    assert source.count(line) == 1
+    path.write_text(source.replace(line, '    # changed\n' + line).replace('TRAIN_ITERS = 1\n', 'TRAIN_ITERS = 2\n'), encoding='utf-8')
+    assert run_script(path).returncode == 0
+    assert len(list((tmp_path / 'data').glob('tokens_*'))) == 2
+
+
+def test_more_processes_than_gpus_are_refused(load, monkeypatch):
+    module = load(NAME)
+    monkeypatch.setattr(module.torch.cuda, 'device_count', lambda: 1)
+    module.GPU, module.WORLD_SIZE, module.DEVICE = True, 2, 'cuda:0'
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(SystemExit, match='有 1 块 GPU'):
+        module.check_constants()
+    monkeypatch.setattr(module.torch.cuda, 'device_count', lambda: 2)
+    module.DEVICE = 'cuda:1'                                        # all of them on one card
+    with pytest.raises(SystemExit, match='请不要改 DEVICE'):
+        module.check_constants()
 
 
 @pytest.mark.parametrize('how', ['error', 'kill'])

@@ -258,4 +258,7 @@ def test_compare(visit):
     page.select_option('#b', 'v10_ddp')
     assert columns(page) == sources('v0_char_english', 'v10_ddp')
     page.locator('body').press('j')
-    assert page.evaluate('document.activeElement.id') == 'h1'
+    assert page.evaluate('document.activeElement.id') == 'v0_char_english...v10_ddp.1'
+    page = visit('compare.html#v1_bpe_rope...v6_wandb.3')           # a link to a change, as `j` leaves it in the address
+    assert columns(page) == sources('v1_bpe_rope', 'v6_wandb')
+    assert page.evaluate('document.activeElement.id') == 'v1_bpe_rope...v6_wandb.3'

@@ -134,7 +134,7 @@ def test_out_of_memory_names_the_batch_size(name, rung):
     assert source.count(line) == 1
     path.write_text(source.replace(line, "        if self.training: raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n" + line),
                     encoding='utf-8')
-    refused(path, 'MICRO_BATCH_SIZE = 16' if level(name) >= 7 else 'BATCH_SIZE = 4', '显存')
+    refused(path, 'MODEL_SIZE' if level(name) >= 7 else 'BATCH_SIZE = 4', '显存')
 
 
 @pytest.mark.parametrize('name', LOOPS)

@@ -105,6 +105,10 @@ def test_a_resumed_run_keeps_the_smaller_size(rung, tmp_path):
     path.write_text(small.replace('TRAIN_ITERS = 20', 'TRAIN_ITERS = 30'), encoding='utf-8')
     done = run_script(path)
     assert done.returncode == 0 and '减半' not in done.stdout and len(log_lines(done.stdout)) == 1
+    edited = small.replace('TRAIN_ITERS = 20', 'TRAIN_ITERS = 40').replace('MICRO_BATCH_SIZE = 8', 'MICRO_BATCH_SIZE = 4')
+    path.write_text(edited, encoding='utf-8')                       # a size that the user sets counts
+    done = run_script(path)
+    assert done.returncode == 0 and done.stdout.count('减半') == 1 and '减半为 2' in done.stdout
 
 
 def test_what_does_not_fit_after_some_that_did_is_not_counted_twice(ready):
@@ -131,7 +135,7 @@ def test_a_single_window_that_does_not_fit_ends_with_a_message(rung):
     assert broken != source
     path.write_text(broken, encoding='utf-8')
     done = run_script(path)
-    assert done.returncode == 1 and 'MICRO_BATCH_SIZE' in done.stderr and 'RECOMPUTE' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 1 and 'MODEL_SIZE' in done.stderr and 'RECOMPUTE' in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_a_run_goes_on_with_the_smaller_size(rung):

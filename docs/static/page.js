@@ -37,11 +37,14 @@ function go(direction) {                              // to the next or previous
 }
 
 addEventListener('keydown', event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.target.closest('input, select, textarea')) return
   if (event.key === 'j') go(1)
   else if (event.key === 'k') go(-1)
-  else if (event.key === 'ArrowLeft') document.querySelector('a[rel=prev]')?.click()
-  else if (event.key === 'ArrowRight') document.querySelector('a[rel=next]')?.click()
+  else if (/^Arrow(Left|Right)$/.test(event.key)) {
+    const link = document.querySelector(event.key === 'ArrowLeft' ? 'a[rel=prev]' : 'a[rel=next]')
+    if (!link || event.target.closest('pre.figure')) return         // a wide figure scrolls with the arrows
+    link.click()
+  }
   else if (event.key === 'o') {
     const folds = [...document.querySelectorAll('details.fold')], open = folds.some(fold => !fold.open)
     folds.forEach(fold => { fold.open = open })
