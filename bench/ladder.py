@@ -102,7 +102,7 @@ ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below',
            '算力利用率': 'FLOPs utilisation',
            '编译': 'compilation', '要有 GPU': 'needs a GPU',
            '训练没有变，应当相同': 'the training does not change: equal',
-           '训练没有变；数据按内容切分，测试集不同，不能与上面比': 'the training does not change; another test set (split by content)',
+           '训练没有变；数据按内容切分，测试集不同，不能与别的级比': 'the training does not change; another test set (split by content)',
            '混合精度、编译要有 GPU 才开，这里只有 GELU':
            'autocast and compilation need a GPU; here only GELU'} | {chinese: name for _, name, chinese, _ in WITHOUT}
 
@@ -372,7 +372,7 @@ def notes(rung: str, device: str) -> str:
     if rung == 'v3_gpt2_amp' and device == 'cpu':
         return '混合精度、编译要有 GPU 才开，这里只有 GELU'
     if rung == OTHER_SPLIT:
-        return '训练没有变；数据按内容切分，测试集不同，不能与上面比'
+        return '训练没有变；数据按内容切分，测试集不同，不能与别的级比'
     return '训练没有变，应当相同' if rung in SAME_TRAINING else ''
 
 
@@ -442,7 +442,9 @@ def plot(results: dict, axis: str, path: Path):
         axes.set_xlabel({'tokens': 'training tokens', 'seconds': 'seconds of training'}[axis])
         axes.set_ylabel('test bits/char')
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc='upper left', bbox_to_anchor=(1.01, 1.02))     # beside the curves
+        if axis == 'tokens':
+            axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda tokens, _: f'{tokens / 1e6:g} M'))
         text = io.StringIO()
         figure.savefig(text, format='svg', transparent=True, bbox_inches='tight', metadata={'Date': None})
         plt.close(figure)
