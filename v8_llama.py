@@ -714,7 +714,7 @@ def main():
     writer = start_tensorboard(run.id, first)
     received = catch_signals()
 
-    same = checkpoint and checkpoint['config']['MICRO_BATCH_SIZE'] == MICRO_BATCH_SIZE
+    same = checkpoint.get('config', {}).get('MICRO_BATCH_SIZE') == MICRO_BATCH_SIZE
     micro_batch_size = checkpoint['micro_batch_size'] if same else MICRO_BATCH_SIZE     # 上次减到多少，这次就从多少开始
     flops, rate = flops_per_token(model), matrix_rate()
     train_time, began = 0.0, time.perf_counter()
@@ -787,4 +787,4 @@ if __name__ == '__main__':
     except RuntimeError as error:
         if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise
-        fail('显存不够，一次一个窗口也放不下：请换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')
+        fail('显存不够：请换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')

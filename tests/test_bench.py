@@ -1,6 +1,7 @@
 """bench/: the runs, the tables and that they can be continued. Tiny runs on the sample; no timing is asserted."""
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -165,15 +166,20 @@ def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
 
 
 def test_a_stopped_bench_stops_the_rung(project):
+    rung, pid = project / 'v1_bpe_rope.py', project / 'pid'
+    source = rung.read_text(encoding='utf-8')
+    says_pid = f"    import os; Path({str(pid)!r}).write_text(str(os.getpid()) + ' ')\n"
+    rung.write_text(source.replace('    check_constants()\n', says_pid + '    check_constants()\n', 1), encoding='utf-8')
     command = [sys.executable, '-u', 'bench/ladder.py', '--only', 'controlled', '--rungs', 'v1_bpe_rope', '--budget', '10000000']
-    process = subprocess.Popen(command, cwd=project, env=environment(project), text=True, encoding='utf-8', stdout=subprocess.PIPE,
+    process = subprocess.Popen(command, cwd=project, env=environment(project), text=True, encoding='utf-8', stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE)
-    read = ''
-    while 'starting' not in read:                                   # the rung is about to run
-        read += process.stdout.read(1)
+    while process.poll() is None and not (pid.exists() and pid.read_text().endswith(' ')):
+        pass                                                        # the rung runs once it has said so
     process.terminate()
-    _, err = process.communicate(timeout=60)                        # would wait for the rung, which holds the same pipe
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and 'stopped; the same command continues' in err and 'Traceback' not in err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.parametrize('arguments', [[], ['--lyrics', 'ChineseLyrics']])

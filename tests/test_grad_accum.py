@@ -1,5 +1,6 @@
 """v7: the sum over micro-batches is the batch, a micro-batch that does not fit is halved without a trace, sizes, MFU, TensorBoard."""
 import re
+import shutil
 import sys
 import weakref
 
@@ -46,7 +47,7 @@ def test_the_sum_over_micro_batches_is_the_full_batch(micro, ready):
     torch.testing.assert_close([p.detach() for p in model.parameters()], weights, rtol=0, atol=1e-4)
 
 
-def too_small(model, limit):
+def too_small(model, limit, error=torch.OutOfMemoryError):
     """`model`, as on a card that holds no more than `limit` windows: it runs out of memory in the middle of a step, too."""
     calls = []
 
@@ -54,7 +55,7 @@ def too_small(model, limit):
         calls.append(len(x))
         _, loss = model(x, y)                                       # the random numbers are drawn before the memory runs out
         if len(x) > limit:
-            raise torch.OutOfMemoryError('CUDA out of memory')
+            raise error('CUDA out of memory')
         return None, loss
     forward.zero_grad = model.zero_grad
     return forward, calls
@@ -74,6 +75,18 @@ def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(limit, expect
     assert all(torch.equal(a, b) for a, b in zip(results[0][2], results[1][2], strict=True))
     assert torch.equal(results[0][3], results[1][3])
     assert f'减半为 {expected[-1]}' in capsys.readouterr().out
+
+
+def test_a_plain_runtime_error_counts_if_it_says_so(ready):
+    """As MPS raises it. Another error is not hidden by a retry."""
+    module, model, _, scaler, x, y = ready()
+    assert module.accumulate_gradients(too_small(model, 4, RuntimeError)[0], scaler, x, y, 8)[1] == 4
+
+    def broken(x, y):
+        raise RuntimeError('shapes do not fit')
+    broken.zero_grad = model.zero_grad
+    with pytest.raises(RuntimeError, match='shapes'):
+        module.accumulate_gradients(broken, scaler, x, y, 8)
 
 
 def test_what_did_not_fit_is_let_go_before_the_retry(ready):
@@ -267,3 +280,19 @@ def test_has_its_own_folder_and_generate_reads_it(rung, tmp_path):
     done = subprocess.run([sys.executable, 'generate.py', '--checkpoint', f'checkpoints/{NAME}/best.pt', '--max-tokens', '5'], cwd=tmp_path,
                           env=environment(tmp_path), text=True, encoding='utf-8', capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_of_v6_goes_on(rung, tmp_path):
+    """The model is the same, and v6 knew no micro-batches: its checkpoint, copied here, is continued."""
+    assert run_script(rung('v6_wandb')).returncode == 0
+    (tmp_path / f'checkpoints/{NAME}').mkdir()
+    shutil.copy(tmp_path / 'checkpoints/latest.pt', tmp_path / f'checkpoints/{NAME}')
+    done = run_script(rung(NAME, TRAIN_ITERS=30))
+    assert done.returncode == 0 and '第 20 步' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize('name', ['v7_grad_accum', 'v10_ddp'])
+def test_recomputed_dropout_that_would_differ_is_refused(name, load):
+    module = load(name, RECOMPUTE=True, DROP_OUT=0.1, DEVICE='mps')
+    with pytest.raises(SystemExit, match='DROP_OUT = 0'):
+        module.check_constants()
