@@ -27,6 +27,7 @@ import torch
 import torch.nn as nn
 import wandb
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader, Dataset
 
 # ---------- 超参数：改这里，再运行。「A if GPU else B」：有 CUDA GPU 时取 A，没有时取 B ----------
@@ -276,7 +277,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
-        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，合在一起的 qkv 才能释放
         # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
         dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -297,7 +298,9 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x):                                           # (B, T, C)
-        return self.net(x)
+        # GELU 的输出有 4C 宽，最占显存：不存，反向时从它的输入再算一次（arXiv:1604.06174）
+        x = recompute(self.net[1:3], self.net[0](x), use_reentrant=False)
+        return self.net[3](x)
 
 
 class Block(nn.Module):

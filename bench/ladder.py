@@ -47,8 +47,9 @@ CONTROLLED = {
 OWN = {'small': {'WEIGHT_DECAY': 1.0}, 'large': {'LEARNING_RATE': 4e-2, 'MIN_LR': 4e-3, 'WEIGHT_DECAY': 0.1},
        'gpu': {'LEARNING_RATE': 4e-3, 'MIN_LR': 4e-4}}
 BUDGET = {'small': 1_400_000, 'large': 1_200_000, 'gpu': 30_000_000}    # characters of training text
-STEPS = {'small': 40, 'large': 40, 'gpu': 300}                                    # as shipped: that many steps
+STEPS = {'small': 40, 'large': 40, 'gpu': 300}                      # a run for its speed: that many steps
 EVALUATIONS = 5                                                     # points of a curve
+START = 100_000                                                     # tokens: a run's start lasts about as long as training on that many
 
 # Leave one out: (rung, idea, the idea in Chinese and what stands in for it, what is edited). A dict replaces constants, a list code.
 WITHOUT = [
@@ -62,6 +63,8 @@ WITHOUT = [
         ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
          'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + torch.full((T, T), -torch.inf, device=x.device).triu(1))'
          '.softmax(dim=-1), dropout) @ v')]),
+    ('v4_flash_optim', 'saving less for backward', '少存中间结果（GELU 的输出和 qkv 都存着）', [
+        ('recompute(self.net[1:3], self.net[0](x), use_reentrant=False)', 'self.net[:3](x)'), ('v.contiguous()', 'v')]),
     ('v4_flash_optim', 'weight decay', '权重衰减', {'WEIGHT_DECAY': 0.0}),
     ('v4_flash_optim', 'decay groups', '衰减分组（全都衰减）', [
         ("{'params': rest, 'weight_decay': 0.0}", "{'params': rest, 'weight_decay': WEIGHT_DECAY}")]),
@@ -78,7 +81,7 @@ WITHOUT = [
     ('v8_llama', 'SwiGLU', 'SwiGLU（换成 4 倍宽的 GELU）', [
         ('hidden = math.ceil(N_EMBED * 8 / 3 / 64) * 64', 'hidden = 4 * N_EMBED'),
         ('self.gate = nn.Linear(N_EMBED, hidden, bias=False)', 'pass'),
-        ('F.silu(self.gate(x)) * self.up(x)', 'F.gelu(self.up(x))')]),
+        ('F.silu(gate) * up', 'F.gelu(up)'), ('self.narrow, self.gate(x), self.up(x)', 'self.narrow, None, self.up(x)')]),
     ('v8_llama', 'RMSNorm', 'RMSNorm（换成 LayerNorm）', [
         (f'self.{name} = nn.RMSNorm(N_EMBED, eps=1e-5)', f'self.{name} = nn.LayerNorm(N_EMBED)') for name in ('ln1', 'ln2', 'ln_f')]),
     ('v9_muon', 'Muon', 'Muon（换成 v8 的 AdamW）', [
@@ -150,8 +153,7 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
         result = json.loads((Path(folder) / 'measured.json').read_text(encoding='utf-8'))
     batch, block = eval_constant(source, 'BATCH_SIZE'), eval_constant(source, 'BLOCK_SIZE')
     result['curve'] = [{'step': int(step), 'tokens': int(step) * batch * block, 'train': float(train), 'test': float(test),
-                        'bits_per_char': float(bits), 'seconds': int(step) * batch * block / int(speed.replace(',', ''))}
-                       for step, _, train, test, bits, speed in lines]
+                        'bits_per_char': float(bits)} for step, _, train, test, bits, _ in lines]
     result['tok_per_s'] = int(lines[-1][5].replace(',', ''))
     result['parameters'] = float(re.search(r'参数 ([\d.]+) M', text).group(1)) * 1e6
     result['songs'] = int(found.group(1).replace(',', '')) if (found := re.search(r'歌曲 ([\d,]+)', text)) else None
@@ -180,44 +182,50 @@ def left_out(edits: dict | list, setting: str) -> tuple[dict, list]:
 
 
 def plan(machine: dict, options) -> list[dict]:
-    """All jobs: {'key', 'rung', 'constants', 'patches', ...}."""
-    setting, lyrics = options.setting, {'LYRICS_DIR': str(options.lyrics.resolve())}
-    size = CONTROLLED[setting] | lyrics
+    """All jobs: {'key', 'rung', 'constants', 'patches', 'budget'}; a budget is in characters, without one the steps are set."""
+    setting, lyrics, cuda = options.setting, {'LYRICS_DIR': str(options.lyrics.resolve())}, machine['device'] == 'cuda'
+    steps = options.steps or STEPS[setting]
+    short = {'TRAIN_ITERS': steps, 'EVAL_INTERVAL': steps}
+    chinese = [rung for rung in options.rungs if rung != RUNGS[0]]  # the English one has no lyrics to be compared on
+    ideas = [(rung, name, edits) for rung, name, _, edits in WITHOUT
+             if rung in chinese and name not in NOT_THERE[setting] and (cuda or name not in NEEDS_GPU)]
     jobs = []
 
-    def controlled(rung, seed, name=None, edits=()):
+    def add(key, rung, seed, edits=(), budget=None):
         constants, patches = left_out(edits, setting)
         own = OWN[setting] if RUNGS.index(rung) >= RUNGS.index('v9_muon') else {}
-        key = f'{"without" if name else "controlled"}/{rung}/{name + "/" if name else ""}seed {seed}'
-        jobs.append({'key': key, 'rung': rung, 'constants': size | own | {'SEED': seed} | constants, 'patches': patches,
-                     'budget': options.budget or BUDGET[setting]})
+        constants = CONTROLLED[setting] | lyrics | own | {'SEED': seed} | constants | ({} if budget else short)
+        jobs.append({'key': key, 'rung': rung, 'constants': constants, 'patches': patches, 'budget': budget})
 
+    budget = options.budget or BUDGET[setting]
     if 'controlled' in options.only:
         for seed in range(1, options.seeds + 1):
-            for rung in options.rungs:
-                if rung == RUNGS[0]:
-                    continue                                        # it has no Chinese lyrics to be compared on
+            for rung in chinese:
                 if seed == 1 or rung not in SAME_TRAINING | {OTHER_SPLIT}:     # one run shows that nothing has changed
-                    controlled(rung, seed)
+                    add(f'controlled/{rung}/seed {seed}', rung, seed, budget=budget)
     if 'leave-one-out' in options.only:
         for seed in range(1, options.seeds + 1):
-            for rung, name, _, edits in WITHOUT:
-                there = name not in NOT_THERE[setting] and (machine['device'] == 'cuda' or name not in NEEDS_GPU)
-                if there and rung in options.rungs:
-                    controlled(rung, seed, name, edits)
+            for rung, name, edits in ideas:
+                add(f'without/{rung}/{name}/seed {seed}', rung, seed, edits, budget)
+    if 'speed' in options.only:
+        for number in range(1, options.rounds + 1):
+            for rung in chinese:
+                add(f'speed/{rung}/round {number}', rung, 1)
+                for _, name, edits in (idea for idea in ideas if idea[0] == rung):     # beside its rung: speeds drift
+                    add(f'speed/{rung}/{name}/round {number}', rung, 1, edits)
     if 'as-shipped' in options.only:
-        steps = options.steps or STEPS[setting]
-        for rung in options.rungs:
-            files = {'INPUT_FILE': str(ROOT / 'input.txt')} if rung == RUNGS[0] else lyrics
-            jobs.append({'key': f'as-shipped/{rung}', 'rung': rung, 'constants': files | {'TRAIN_ITERS': steps, 'EVAL_INTERVAL': steps},
-                         'patches': []})
+        for number in range(1, options.rounds + 1):
+            for rung in options.rungs:
+                files = {'INPUT_FILE': str(ROOT / 'input.txt')} if rung == RUNGS[0] else lyrics
+                jobs.append({'key': f'as-shipped/{rung}/round {number}', 'rung': rung, 'constants': files | short, 'patches': [],
+                             'budget': None})
     return jobs
 
 
 def complete(job: dict, ratios: dict) -> str:
     """The job's source. A budget in characters becomes a number of steps here."""
     constants = job['constants']
-    if 'budget' in job:
+    if job['budget']:
         tokenizer = 'BPE' if RUNGS.index(job['rung']) >= RUNGS.index('v1_bpe_rope') else 'characters'
         key = f'{tokenizer} {constants["SEED"]} {constants["BPE_VOCAB_SIZE"]} {constants["LYRICS_DIR"]}'
         if key not in ratios:
@@ -274,10 +282,12 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
         width = shutil.get_terminal_size((110, 24)).columns - 1
         print(f'\r{line[:width]:{width}}', end=end, flush=True)
 
+    costs = [START + math.prod(eval_constant(source, name) for name in ('TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE'))
+             for _, source, _ in todo]
     for number, (job, source, digest) in enumerate(todo):
         def report(step, steps, number=number, job=job):
-            done = number + step / steps
-            left = (time.perf_counter() - started) / done * (len(todo) - done)
+            done = sum(costs[:number]) + costs[number] * step / steps
+            left = (time.perf_counter() - started) / done * (sum(costs) - done)
             show(f'[{number + 1}/{len(todo)}] {job["key"]} | step {step}/{steps} | about {clock(left)} left')
 
         show(f'[{number + 1}/{len(todo)}] {job["key"]} | starting')
@@ -290,7 +300,7 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
         constants = {key: value for key, value in job['constants'].items() if key not in ('LYRICS_DIR', 'INPUT_FILE')}
         size = {key: eval_constant(source, key) for key in ('N_EMBED', 'N_LAYERS', 'BLOCK_SIZE', 'BATCH_SIZE')}
         results['jobs'][job['key']] = {'fingerprint': digest, 'constants': constants, 'patches': job['patches'], 'size': size,
-                                       'budget': job.get('budget')} | result
+                                       'budget': job['budget']} | result
         save(path, results)
         show(f'[{number + 1}/{len(todo)}] {job["key"]} | {result["curve"][-1]["bits_per_char"]:.3f} bits/char,'
              f' {result["tok_per_s"]:,} tok/s', end='\n')
@@ -313,8 +323,8 @@ def model_flops(job: dict, rung: str) -> float:
 
 
 # ---------- the report ----------
-def by_seed(results: dict, prefix: str) -> dict[int, dict]:
-    """seed -> job, of the jobs whose key is `prefix`/seed N."""
+def by_number(results: dict, prefix: str) -> dict[int, dict]:
+    """N -> job, of the jobs whose key is `prefix`/seed N or `prefix`/round N."""
     return {int(key.rsplit(' ', 1)[1]): job for key, job in results['jobs'].items() if key.rsplit('/', 1)[0] == prefix}
 
 
@@ -322,7 +332,7 @@ def reference(results: dict, rung: str) -> dict[int, dict]:
     """seed -> job of the rung below. Where that one does not change the training, the seeds that it did not run are those below it."""
     jobs = {}
     for below in reversed(RUNGS[1:RUNGS.index(rung)]):
-        jobs = by_seed(results, f'controlled/{below}') | jobs
+        jobs = by_number(results, f'controlled/{below}') | jobs
         if below not in SAME_TRAINING:
             break
     return {} if rung == OTHER_SPLIT else jobs                      # other test songs: nothing to compare with
@@ -332,39 +342,58 @@ def final(job: dict) -> float:
     return job['curve'][-1]['bits_per_char']
 
 
-def lowest(jobs: dict[int, dict]) -> str:
+def lowest(job: dict) -> float:
     """The lowest point of the curve, where overfitting made the end higher; as it was sampled during training."""
-    return f'{statistics.mean(min(point["bits_per_char"] for point in job["curve"]) for job in jobs.values()):.3f}'
+    return min(point['bits_per_char'] for point in job['curve'])
 
 
-def spread(values: list[float], sign: bool = False) -> str:
-    """mean ± sample standard deviation; the mean alone where there is one value."""
-    text = f'{statistics.mean(values):{"+" if sign else ""}.3f}'.replace('-', '−')
-    return text + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
+def first(jobs: dict[int, dict]) -> dict:
+    """The job of the first seed, which every rung has: bits/char of other seeds are those of other test songs."""
+    return jobs[min(jobs)]
 
 
 def difference(jobs: dict[int, dict], below: dict[int, dict]) -> str:
-    """bits/char of `jobs` minus that of `below`, seed by seed (the same songs are held out)."""
+    """bits/char of `jobs` minus that of `below`, seed by seed (the same songs are held out).
+
+    mean ± sample standard deviation over the seeds; the difference alone where there is one.
+    """
     values = [final(jobs[seed]) - final(below[seed]) for seed in sorted(jobs.keys() & below.keys())]
-    return spread(values, sign=True) if values else '—'
+    if not values:
+        return '—'
+    return f'{statistics.mean(values):+.3f}'.replace('-', '−') + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *rows])
 
 
-def first(jobs: dict[int, dict]) -> dict:
-    """The job of the first seed: speed and memory are its own, so the other seeds may run beside other work."""
-    return jobs[min(jobs)]
+def median(values) -> float | None:
+    """Of those that are not None; None where there are no others."""
+    values = [value for value in values if value is not None]
+    return statistics.median(values) if values else None
 
 
-def chars_per_s(job: dict) -> float:
-    """Characters of training text a second: unlike tok/s, comparable between characters and BPE."""
-    return job['budget'] / job['curve'][-1]['seconds']
+def around(values: list[float], form: str) -> str:
+    """The median and, where there is more than one value, (lowest … highest)."""
+    if not values:
+        return '—'
+    text = f'{statistics.median(values):{form}}' + (f' ({min(values):{form}} … {max(values):{form}})' if len(values) > 1 else '')
+    return text.replace('-', '−')
+
+
+def speeds(results: dict, rung: str) -> list[float]:
+    """tok/s in the controlled setting, of each round."""
+    return [job['tok_per_s'] for job in by_number(results, f'speed/{rung}').values()]
+
+
+def speed_changes(results: dict, rung: str, name: str) -> list[float]:
+    """tok/s without the idea over that of the rung itself, minus 1, of each round."""
+    rounds, whole = by_number(results, f'speed/{rung}/{name}'), by_number(results, f'speed/{rung}')
+    return [rounds[number]['tok_per_s'] / whole[number]['tok_per_s'] - 1 for number in rounds.keys() & whole.keys()]
 
 
 def memory(jobs: dict, gpu: bool) -> str:
-    return f'{first(jobs)["peak_gpu" if gpu else "peak_ram"] / 2**30:.1f} GiB'
+    return f'{max(job["peak_gpu" if gpu else "peak_ram"] for job in jobs.values()) / 2**30:.1f} GiB'
 
 
 def notes(rung: str, device: str) -> str:
@@ -381,22 +410,22 @@ def report(results: dict) -> dict[str, str]:
     machine, tables = results['machine'], {}
     suffix = ' large' if results['setting'] == 'large' else ''
     gpu = machine['device'] == 'cuda'
-    controlled = {rung: jobs for rung in RUNGS[1:] if (jobs := by_seed(results, f'controlled/{rung}'))}
+    controlled = {rung: jobs for rung in RUNGS[1:] if (jobs := by_number(results, f'controlled/{rung}'))}
     memory_name, rows = '显存' if gpu else '内存', []
     for rung, jobs in controlled.items():
-        rows.append([f'`{rung}`', spread([final(job) for job in jobs.values()]),
-                     difference(jobs, reference(results, rung)), lowest(jobs),
-                     f'{first(jobs)["tok_per_s"]:,}', f'{chars_per_s(first(jobs)):,.0f}', memory(jobs, gpu),
+        tok_per_s, chars_per_token = speeds(results, rung), first(jobs)['budget'] / first(jobs)['curve'][-1]['tokens']
+        chars_per_s = f'{median(tok_per_s) * chars_per_token:,.0f}' if tok_per_s else '—'
+        rows.append([f'`{rung}`', f'{final(first(jobs)):.3f}', difference(jobs, reference(results, rung)),
+                     f'{lowest(first(jobs)):.3f}', around(tok_per_s, ',.0f'), chars_per_s, memory(jobs, gpu),
                      notes(rung, machine['device'])])
     if rows:
         tables['controlled' + suffix] = table(['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, ''], rows)
     rows = []
     for rung, name, chinese, _ in WITHOUT:
-        jobs = by_seed(results, f'without/{rung}/{name}')
+        jobs = by_number(results, f'without/{rung}/{name}')
         if jobs and rung in controlled:
-            speed = first(jobs)['tok_per_s'] / first(controlled[rung])['tok_per_s'] - 1
-            rows.append([f'`{rung}`', chinese, spread([final(job) for job in jobs.values()]), difference(jobs, controlled[rung]),
-                         f'{speed:+.0%}'.replace('-', '−'), memory(jobs, gpu)])
+            rows.append([f'`{rung}`', chinese, f'{final(first(jobs)):.3f}', difference(jobs, controlled[rung]),
+                         around(speed_changes(results, rung, name), '+.0%'), memory(jobs, gpu)])
         elif rung in controlled and not gpu and name in NEEDS_GPU:
             rows.append([f'`{rung}`', chinese, '要有 GPU', '—', '—', '—'])
     if any('要有 GPU' not in row for row in rows):
@@ -404,10 +433,13 @@ def report(results: dict) -> dict[str, str]:
         tables['leave-one-out' + suffix] = table(header, rows)
     rows = []
     for rung in RUNGS:
-        if job := results['jobs'].get(f'as-shipped/{rung}'):
-            utilisation = model_flops(job, rung) * job['tok_per_s'] / job['matrix_flops']
-            rows.append([f'`{rung}`', f'{job["parameters"] / 1e6:.2f} M', f'{job["tok_per_s"]:,}', f'{utilisation:.1%}',
-                         memory({1: job}, gpu), f'{job["compile_seconds"]} s' if job['compile_seconds'] is not None else '—'])
+        if jobs := by_number(results, f'as-shipped/{rung}'):
+            tok_per_s = around([job['tok_per_s'] for job in jobs.values()], ',.0f')
+            utilisation = median(model_flops(job, rung) * job['tok_per_s'] / job['matrix_flops'] for job in jobs.values())
+            compilation = median(job['compile_seconds'] for job in jobs.values())
+            parameters = first(jobs)['parameters']
+            rows.append([f'`{rung}`', f'{parameters / 1e6:.2f} M', tok_per_s, f'{utilisation:.1%}', memory(jobs, gpu),
+                         f'{compilation:.0f} s' if compilation is not None else '—'])
     if rows:
         tables['as-shipped' + suffix] = table(['脚本', '参数', 'tok/s', '算力利用率', memory_name, '编译'], rows)
     return tables
@@ -425,6 +457,7 @@ def in_english(text: str) -> str:
 def plot(results: dict, axis: str, path: Path):
     """The curves of the controlled experiment over `axis` ('tokens' or 'seconds'), first seed, as an SVG for dark and light pages.
 
+    Seconds are tokens over the rung's tok/s as the rounds gave it: a machine's speed drifts while the long runs last.
     v10 is not among them: its test songs are others. Text and axes are drawn in `currentColor`, which follows the reader's system.
     """
     import matplotlib
@@ -433,11 +466,11 @@ def plot(results: dict, axis: str, path: Path):
     with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': axis, 'font.size': 11}):
         figure, axes = plt.subplots(figsize=(8, 5))
         for number, rung in enumerate(RUNGS[1:]):
-            jobs = by_seed(results, f'controlled/{rung}')
-            if not jobs or rung == OTHER_SPLIT:
+            jobs, tok_per_s = by_number(results, f'controlled/{rung}'), median(speeds(results, rung))
+            if not jobs or rung == OTHER_SPLIT or (axis == 'seconds' and not tok_per_s):
                 continue
-            curve = first(jobs)['curve']
-            axes.plot([point[axis] for point in curve], [point['bits_per_char'] for point in curve], marker='o', markersize=3,
+            curve, rate = first(jobs)['curve'], tok_per_s if axis == 'seconds' else 1
+            axes.plot([point['tokens'] / rate for point in curve], [point['bits_per_char'] for point in curve], marker='o', markersize=3,
                       linestyle=['-', '--'][number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], label=rung)
         axes.set_xlabel({'tokens': 'training tokens', 'seconds': 'seconds of training'}[axis])
         axes.set_ylabel('test bits/char')
@@ -475,22 +508,23 @@ def write_report(results: dict):
     body += [f'## {name}\n\n{in_english(text)}' for name, text in tables.items()]
     (RESULTS / f'{stem(results)}.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
     if 'controlled' in tables:                                      # "large" may be a few rungs only: no plot
-        for axis in ('tokens', 'seconds'):
+        for axis in ('tokens', 'seconds') if any(speeds(results, rung) for rung in RUNGS) else ('tokens',):
             plot(results, axis, RESULTS / f'{stem(results)}-{axis}.svg')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    experiments = ['controlled', 'leave-one-out', 'as-shipped']
+    experiments = ['controlled', 'leave-one-out', 'speed', 'as-shipped']
     parser.add_argument('--only', nargs='+', choices=experiments, default=experiments, help='which experiments (default: all)')
     parser.add_argument('--setting', choices=['small', 'large'], default='small',
                         help='without a GPU: the sample, read nine times (default), or a large corpus (with --lyrics), read once')
     parser.add_argument('--lyrics', type=Path, help='the corpus (default: the sample that ships)')
     parser.add_argument('--rungs', nargs='+', choices=RUNGS, default=RUNGS, metavar='RUNG', help='these rungs only')
-    parser.add_argument('--seeds', type=int, default=3, help='seeds of the controlled experiment (default 3)')
+    parser.add_argument('--seeds', type=int, default=3, help='seeds of controlled and leave-one-out (default 3)')
+    parser.add_argument('--rounds', type=int, default=3, help='short runs of each rung for its speed, in speed and as-shipped (default 3)')
     parser.add_argument('--budget', type=int,
                         help=f'characters of training text for each run (default {BUDGET["small"]:,}; {BUDGET["gpu"]:,} on a GPU)')
-    parser.add_argument('--steps', type=int, help=f'steps of a run as shipped (default {STEPS["small"]}; {STEPS["gpu"]} on a GPU)')
+    parser.add_argument('--steps', type=int, help=f'steps of such a short run (default {STEPS["small"]}; {STEPS["gpu"]} on a GPU)')
     parser.add_argument('--report', action='store_true',
                         help='run nothing: write tables and plots from all results, those of other machines too')
     parser.add_argument('--readme', action='store_true', help="also put this machine's tables into README.md")

@@ -268,14 +268,15 @@ def bought(rung: str, measured: dict | None) -> str:
     if measured is None:
         return ''
     gpu = measured['machine']['device'] == 'cuda'
-    jobs = ladder.by_seed(measured, f'controlled/{rung}')
+    jobs = ladder.by_number(measured, f'controlled/{rung}')
     if not jobs:
         return ''
     reference = ladder.reference(measured, rung)
-    bits = ladder.spread([ladder.final(job) for job in jobs.values()])
+    bits = f'{ladder.final(ladder.first(jobs)):.3f}'
     change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
     memory = both('显存', 'GPU memory') if gpu else both('内存', 'memory')
-    figures = [('bits/char', bits + change), ('tok/s', f'{ladder.first(jobs)["tok_per_s"]:,}'), (memory, ladder.memory(jobs, gpu))]
+    tok_per_s = ladder.median(ladder.speeds(measured, rung))
+    figures = [('bits/char', bits + change), ('tok/s', f'{tok_per_s:,.0f}' if tok_per_s else '—'), (memory, ladder.memory(jobs, gpu))]
     note = ladder.notes(rung, measured['machine']['device'])
     note = f'<p class=note>{both(note, ladder.in_english(note))}</p>' if note else ''
     return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>{note}'

@@ -131,7 +131,6 @@ def test_the_bench_runs_continues_and_reports(project):
     assert list(jobs) == [f'controlled/{rung}/seed 1' for rung in rungs]
     for job in jobs.values():
         assert job['curve'][-1]['step'] == job['curve'][-1]['tokens'] / 128 and job['peak_ram'] > 10**8 and job['matrix_flops'] > 10**8
-        assert all(a['seconds'] <= b['seconds'] for a, b in zip(job['curve'], job['curve'][1:], strict=False))
     tokens = {rung: jobs[f'controlled/{rung}/seed 1']['curve'][-1]['tokens'] for rung in rungs}
     assert tokens['v0_char_chinese'] == round(1500 / 128) * 128 > tokens['v1_bpe_rope']     # the same text is fewer BPE tokens
     assert jobs['controlled/v5_checkpoint/seed 1']['curve'][-1]['test'] == jobs['controlled/v4_flash_optim/seed 1']['curve'][-1]['test']
@@ -140,10 +139,18 @@ def test_the_bench_runs_continues_and_reports(project):
     assert text.startswith('a\n<!-- bench controlled -->\n') and text.endswith('<!-- /bench -->\nb\n') and 'old' not in text
     final = jobs['controlled/v2_cosine_lr/seed 1']['curve'][-1]['bits_per_char']
     assert re.search(rf'\| `v2_cosine_lr` \| {final:.3f} \|', text)
-    for axis in ('tokens', 'seconds'):                              # v10's test songs are others: not in the plot
-        svg = path.with_name(f'{path.stem}-{axis}.svg').read_text(encoding='utf-8')
-        assert svg.startswith('<?xml') and 'v9_muon' in svg and 'prefers-color-scheme: dark' in svg
-        assert '#000000' not in svg and 'v10_ddp' not in svg
+    svg = path.with_name(f'{path.stem}-tokens.svg').read_text(encoding='utf-8')
+    assert svg.startswith('<?xml') and 'v9_muon' in svg and 'prefers-color-scheme: dark' in svg
+    assert '#000000' not in svg and 'v10_ddp' not in svg            # v10's test songs are others: not in the plot
+
+    speeds = ['--only', 'speed', '--rungs', 'v3_gpt2_amp', '--rounds', '1', '--steps', '3']
+    done = bench(project, *speeds)                                  # the rung and its one idea that needs no GPU, side by side
+    assert done.returncode == 0 and '2 runs, 0 of them done already' in done.stdout, done.stdout + done.stderr
+    results = json.loads(path.read_text(encoding='utf-8'))
+    jobs = results['jobs']
+    assert list(jobs)[n:] == ['speed/v3_gpt2_amp/round 1', 'speed/v3_gpt2_amp/GELU/round 1']
+    svg = path.with_name(f'{path.stem}-seconds.svg').read_text(encoding='utf-8')
+    assert 'v3_gpt2_amp' in svg and 'v4_flash_optim' not in svg     # seconds only where the speed is known
 
     del jobs['controlled/v3_gpt2_amp/seed 1']                       # as if it had been stopped there
     path.write_text(json.dumps(results), encoding='utf-8')
@@ -151,7 +158,7 @@ def test_the_bench_runs_continues_and_reports(project):
     rung.write_text(rung.read_text(encoding='utf-8') + '\n# changed\n', encoding='utf-8')
     done = bench(project, *arguments)
     assert f'{n} runs, {n - 2} of them done already' in done.stdout, done.stdout + done.stderr
-    assert len(json.loads(path.read_text(encoding='utf-8'))['jobs']) == n
+    assert len(json.loads(path.read_text(encoding='utf-8'))['jobs']) == n + 2
 
 
 def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
@@ -210,6 +217,25 @@ def test_differences_are_taken_seed_by_seed():
     assert ladder.difference({1: job(7.0), 2: job(8.0), 3: job(1.0)}, {1: job(7.1), 2: job(8.1)}) == '−0.100 ± 0.000'
     assert ladder.difference({1: job(7.0)}, {1: job(6.0)}) == '+1.000'
     assert ladder.difference({1: job(7.0)}, {2: job(6.0)}) == '—'
+
+
+def test_speeds_are_medians_and_ideas_are_compared_round_by_round():
+    def job(tok_per_s):
+        return {'tok_per_s': tok_per_s, 'peak_ram': 2**30, 'budget': 300, 'parameters': 1e6, 'vocabulary': 100, 'matrix_flops': 1e9,
+                'compile_seconds': None, 'size': {'N_EMBED': 8, 'N_LAYERS': 1, 'BLOCK_SIZE': 4},
+                'curve': [{'tokens': 200, 'bits_per_char': 8.0}]}
+    rung = 'v3_gpt2_amp'
+    jobs = {f'controlled/{rung}/seed 1': job(1), f'without/{rung}/GELU/seed 1': job(1)}     # these speeds do not count
+    for number, (with_it, without) in enumerate([(1000, 900), (500, 550), (2000, 1900)], start=1):
+        jobs |= {f'speed/{rung}/round {number}': job(with_it), f'speed/{rung}/GELU/round {number}': job(without),
+                 f'as-shipped/{rung}/round {number}': job(with_it)}
+    tables = ladder.report({'machine': {'device': 'cuda'}, 'setting': 'gpu', 'jobs': {
+        key: value | {'peak_gpu': 2**30} for key, value in jobs.items()}})
+    assert '| 1,000 (500 … 2,000) | 1,500 |' in tables['controlled']     # tok/s, and 1.5 characters per token
+    assert '| −5% (−10% … +10%) |' in tables['leave-one-out']                     # of −10%, +10% and −5%
+    assert '| 1.00 M | 1,000 (500 … 2,000) |' in tables['as-shipped']
+    utilisation = ladder.model_flops(job(1), rung) * 1000 / 1e9
+    assert f'| {utilisation:.1%} |' in tables['as-shipped']
 
 
 def test_model_flops_by_hand():

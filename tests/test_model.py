@@ -122,6 +122,40 @@ def test_flash_attention_equals_per_head_attention(load):
     assert not torch.allclose(old(idx)[0], model_of(v4, seed=1)(idx)[0], atol=1e-5)
 
 
+def held(function) -> tuple[int, torch.Tensor]:
+    """(bytes that are allocated while the function's result is alive and were not before, the result)."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        result = function()
+    events = profiled.profiler.kineto_results.events()
+    return sum(event.nbytes() for event in events if event.name() == '[memory]'), result
+
+
+@pytest.mark.parametrize('name', RUNGS[6:])
+def test_the_widest_activations_are_not_kept_for_backward(name, load, monkeypatch):
+    """The feed-forward keeps what goes into its non-linearity, not what comes out; the gradients are the same to the bit."""
+    module = load(name, DROP_OUT=0.0)
+    feed_forward, x = trained(model_of(module)).blocks[0].ffwd, torch.randn(8, 32, 32)
+    results = []
+    for _ in range(2):
+        size, out = held(lambda: feed_forward(x))
+        feed_forward.zero_grad()
+        out.square().sum().backward()
+        results.append((size, [p.grad.clone() for p in feed_forward.parameters()]))
+        monkeypatch.setattr(module, 'recompute', lambda function, *arguments, use_reentrant: function(*arguments))
+    (size, gradients), (larger, expected) = results
+    wide = 8 * 32 * 128 * 4                                         # bytes of (B, T, 4C), and of SwiGLU's hidden width here
+    assert larger - size == pytest.approx(wide * (1 if level(name) < 8 else 2), abs=10_000)     # GELU's result; silu's and the product
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize('name', RUNGS[6:11])                       # from v9 on the backward pass of the norms needs it
+def test_the_joint_qkv_is_not_kept_for_backward(name, load):
+    model, sizes = model_of(load(name)), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.untyped_storage().nbytes()) or t, lambda t: t):
+        model.blocks[0].attention(torch.randn(8, 32, 32), model.rope)
+    assert 8 * 32 * 32 * 4 in sizes and max(sizes) < 8 * 32 * 96 * 4    # q, k and v each, not all three in one
+
+
 @pytest.mark.parametrize('name', RUNGS)
 def test_attention_scores_are_scaled_by_the_head_size(name, load):
     """Softmax of q·k / sqrt(head_size), written out once more from the weights."""
