@@ -2,7 +2,7 @@
 
 相对 v3_gpt2_amp.py 的改动：
 - 注意力：`MultiHeadAttention` 一次算出所有头的 q、k、v，交给 flash attention，`Head` 不再需要；省下的显存让 `BATCH_SIZE` 变大；
-- 显存：`FeedForward` 不存 GELU 的输出，反向时 recompute（arXiv:1604.06174）；
+- 显存：`FeedForward` 不存 GELU 的输出，反向时再算一次（recompute，arXiv:1604.06174）；v 另存一份，合在一起的 qkv 才能释放；
 - 初始化：`GPT` 里的 init_weights，N(0, 0.02)，残差上的投影再缩小；
 - 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减矩阵），`GRAD_CLIP` 裁剪梯度；
 - 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`；
@@ -289,7 +289,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x):                                           # (B, T, C)
-        # GELU 的输出有 4C 宽，最占显存：不存，反向时从它的输入再算一次（arXiv:1604.06174）
+        # 一层里最宽的是 GELU 的输入和输出，各 4C：只存输入，net[2] 反向时要的输出，到时再算一次（arXiv:1604.06174）
         x = recompute(self.net[1:3], self.net[0](x), use_reentrant=False)
         return self.net[3](x)
 

@@ -297,7 +297,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x):                                           # (B, T, C)
-        # GELU 的输出有 4C 宽，最占显存：不存，反向时从它的输入再算一次（arXiv:1604.06174）
+        # 一层里最宽的是 GELU 的输入和输出，各 4C：只存输入，net[2] 反向时要的输出，到时再算一次（arXiv:1604.06174）
         x = recompute(self.net[1:3], self.net[0](x), use_reentrant=False)
         return self.net[3](x)
 

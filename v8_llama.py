@@ -2,7 +2,8 @@
 
 相对 v7_grad_accum.py 的改动：
 - `Block`、`GPT` 用 RMSNorm：不减均值，没有偏置（arXiv:1910.07467）；
-- `FeedForward` 用 SwiGLU：一条支路开门，一条支路放行（arXiv:2002.05202）；`MultiHeadAttention` 的输出也没有偏置；
+- `FeedForward` 用 SwiGLU：一条支路开门，一条支路放行（arXiv:2002.05202），silu 和乘积反向时再算；
+  `MultiHeadAttention` 的输出也没有偏置；
 - `GPT` 的 lm_head 就是词向量的矩阵（arXiv:1608.05859），`make_optimizer` 里它算词向量，不衰减；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`；export_hf.py 把它变成 transformers 能读的文件夹。
 
@@ -316,7 +317,7 @@ class FeedForward(nn.Module):
         return self.down(F.silu(gate) * up)                         # (B, T, C)
 
     def forward(self, x):                                           # (B, T, C)
-        x = recompute(self.narrow, self.gate(x), self.up(x), use_reentrant=False)      # 乘积不存，反向时再算一次
+        x = recompute(self.narrow, self.gate(x), self.up(x), use_reentrant=False)      # silu 和乘积不存，反向时再算一次
         return self.dropout(x)
 
 

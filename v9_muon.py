@@ -297,7 +297,8 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
-        q, k = apply_rope(self.q_norm(q), rope), apply_rope(self.k_norm(k), rope)     # 归一：点积不会越训越大；反向要 qkv，v 不必另存
+        q, k = self.q_norm(q), self.k_norm(k)                       # 归一：点积不会越训越大
+        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，合在一起的 qkv 才能释放
         # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
         dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -320,7 +321,7 @@ class FeedForward(nn.Module):
         return self.down(F.silu(gate) * up)                         # (B, T, C)
 
     def forward(self, x):                                           # (B, T, C)
-        x = recompute(self.narrow, self.gate(x), self.up(x), use_reentrant=False)      # 乘积不存，反向时再算一次
+        x = recompute(self.narrow, self.gate(x), self.up(x), use_reentrant=False)      # silu 和乘积不存，反向时再算一次
         return self.dropout(x)
 
 

@@ -9,6 +9,7 @@ Results: bench/results/<machine>.json (settings, curves, versions), <machine>.md
 How it is measured, and on what: bench/README.md.
 """
 import argparse
+import ast
 import functools
 import hashlib
 import io
@@ -91,8 +92,7 @@ WITHOUT = [
     ('v9_muon', 'the high rate for the word vectors', '词向量的大学习率（换成 v8 的）', [
         ('(MUON_LR, LEARNING_RATE)', '(MUON_LR, @LEARNING_RATE)')]),
     ('v9_muon', 'the large weight decay', '大的权重衰减（换成 v8 的 0.1）', {'WEIGHT_DECAY': 0.1}),
-    ('v9_muon', 'q and k normalised', 'q、k 归一', [('apply_rope(self.q_norm(q), rope), apply_rope(self.k_norm(k), rope)',
-                                               'apply_rope(q, rope), apply_rope(k, rope)')]),
+    ('v9_muon', 'q and k normalised', 'q、k 归一', [('q, k = self.q_norm(q), self.k_norm(k)', 'pass')]),
     ('v9_muon', 'zero-initialised residuals', '残差从 0 开始（换成 v4 的缩小）', [
         ('nn.init.zeros_(parameter)', 'nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * N_LAYERS))')]),
 ]
@@ -182,7 +182,10 @@ def left_out(edits: dict | list, setting: str) -> tuple[dict, list]:
 
 
 def plan(machine: dict, options) -> list[dict]:
-    """All jobs: {'key', 'rung', 'constants', 'patches', 'budget'}; a budget is in characters, without one the steps are set."""
+    """All jobs: {'key', 'rung', 'constants', 'patches', 'budget', 'together'}.
+
+    A budget is in characters, without one the steps are set; jobs of one `together` are measured one after another, or not at all.
+    """
     setting, lyrics, cuda = options.setting, {'LYRICS_DIR': str(options.lyrics.resolve())}, machine['device'] == 'cuda'
     steps = options.steps or STEPS[setting]
     short = {'TRAIN_ITERS': steps, 'EVAL_INTERVAL': steps}
@@ -191,11 +194,12 @@ def plan(machine: dict, options) -> list[dict]:
              if rung in chinese and name not in NOT_THERE[setting] and (cuda or name not in NEEDS_GPU)]
     jobs = []
 
-    def add(key, rung, seed, edits=(), budget=None):
+    def add(key, rung, seed, edits=(), budget=None, together=None):
         constants, patches = left_out(edits, setting)
         own = OWN[setting] if RUNGS.index(rung) >= RUNGS.index('v9_muon') else {}
         constants = CONTROLLED[setting] | lyrics | own | {'SEED': seed} | constants | ({} if budget else short)
-        jobs.append({'key': key, 'rung': rung, 'constants': constants, 'patches': patches, 'budget': budget})
+        jobs.append({'key': key, 'rung': rung, 'constants': constants, 'patches': patches, 'budget': budget,
+                     'together': together})
 
     budget = options.budget or BUDGET[setting]
     if 'controlled' in options.only:
@@ -210,15 +214,15 @@ def plan(machine: dict, options) -> list[dict]:
     if 'speed' in options.only:
         for number in range(1, options.rounds + 1):
             for rung in chinese:
-                add(f'speed/{rung}/round {number}', rung, 1)
+                add(f'speed/{rung}/round {number}', rung, 1, together=f'{rung} {number}')
                 for _, name, edits in (idea for idea in ideas if idea[0] == rung):     # beside its rung: speeds drift
-                    add(f'speed/{rung}/{name}/round {number}', rung, 1, edits)
+                    add(f'speed/{rung}/{name}/round {number}', rung, 1, edits, together=f'{rung} {number}')
     if 'as-shipped' in options.only:
         for number in range(1, options.rounds + 1):
             for rung in options.rungs:
                 files = {'INPUT_FILE': str(ROOT / 'input.txt')} if rung == RUNGS[0] else lyrics
                 jobs.append({'key': f'as-shipped/{rung}/round {number}', 'rung': rung, 'constants': files | short, 'patches': [],
-                             'budget': None})
+                             'budget': None, 'together': None})
     return jobs
 
 
@@ -256,15 +260,19 @@ def corpus_hash(folder_or_file: str) -> str:
 
 def fingerprint(job: dict, source: str, machine: dict) -> str:
     """A result counts as long as this is the same: the edited script, the corpus, the packages."""
-    code = re.sub(r'\A""".*?"""', '', source, flags=re.S)           # its docstring may hold figures of this very bench
+    tree = ast.parse(source)
+    for node in ast.walk(tree):                                     # comments and docstrings, which may hold figures of this very bench,
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:     # do not count
+            node.body[0].value.value = ''
+    code = ast.unparse(tree)
     corpus = job['constants'].get('LYRICS_DIR', job['constants'].get('INPUT_FILE'))
-    parts = [code.replace(corpus, ''), corpus_hash(corpus), machine['python'], machine['packages']]
+    parts = [code.replace(repr(corpus), ''), corpus_hash(corpus), machine['python'], machine['packages']]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
     """Run what has no result yet; the keys of the jobs that failed (their last lines go to stderr, and the others go on)."""
-    ratios, todo, failed = {}, [], []
+    ratios, ready, failed = {}, [], []
     for job in jobs:
         try:
             source = complete(job, ratios)
@@ -272,9 +280,10 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
             failed.append(job['key'])
             print(f'{job["key"]} failed; its last lines:\n{error}', file=sys.stderr)
             continue
-        digest = fingerprint(job, source, results['machine'])
-        if results['jobs'].get(job['key'], {}).get('fingerprint') != digest:
-            todo.append((job, source, digest))
+        ready.append((job, source, fingerprint(job, source, results['machine'])))
+    missing = [entry for entry in ready if results['jobs'].get(entry[0]['key'], {}).get('fingerprint') != entry[2]]
+    rounds = {job['together'] for job, _, _ in missing}             # one of a round is missing: all of it, or speeds of other days mix
+    todo = [entry for entry in ready if entry in missing or entry[0]['together'] in rounds - {None}]
     print(f'{len(jobs)} runs, {len(jobs) - len(todo) - len(failed)} of them done already')
     started = time.perf_counter()
 
@@ -284,13 +293,17 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
 
     costs = [START + math.prod(eval_constant(source, name) for name in ('TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE'))
              for _, source, _ in todo]
+
+    def left(number, part):
+        """The estimate when `number` runs are done and this part of the next."""
+        done = sum(costs[:number]) + costs[number] * part
+        return f' | about {clock((time.perf_counter() - started) / done * (sum(costs) - done))} left' if done else ''
+
     for number, (job, source, digest) in enumerate(todo):
         def report(step, steps, number=number, job=job):
-            done = sum(costs[:number]) + costs[number] * step / steps
-            left = (time.perf_counter() - started) / done * (sum(costs) - done)
-            show(f'[{number + 1}/{len(todo)}] {job["key"]} | step {step}/{steps} | about {clock(left)} left')
+            show(f'[{number + 1}/{len(todo)}] {job["key"]} | step {step}/{steps}{left(number, step / steps)}')
 
-        show(f'[{number + 1}/{len(todo)}] {job["key"]} | starting')
+        show(f'[{number + 1}/{len(todo)}] {job["key"]} | starting{left(number, 0)}')
         try:
             result = run(source, job['rung'], report)
         except RuntimeError as error:
@@ -378,7 +391,7 @@ def around(values: list[float], form: str) -> str:
     if not values:
         return '—'
     text = f'{statistics.median(values):{form}}' + (f' ({min(values):{form}} … {max(values):{form}})' if len(values) > 1 else '')
-    return text.replace('-', '−')
+    return text.replace('-0%', '0%').replace('+0%', '0%').replace('-', '−')
 
 
 def speeds(results: dict, rung: str) -> list[float]:

@@ -231,6 +231,8 @@ NOTES = {
          'become 0: the loss is scaled up, and the gradients down again before the update. With bf16 it does nothing.'),
     ],
     'v4_flash_optim': [
+        ('from torch.utils.checkpoint import', 'PyTorch 叫它 checkpoint（activation checkpointing），与下一级存盘的检查点是两回事，所以改了名字。', 'PyTorch calls it '
+         'checkpoint (activation checkpointing). It is not the checkpoint on disk of the next step; hence the other name.'),
         ('BATCH_SIZE = 64', '(T, T) 的矩阵没有了，批可以大得多。', 'Without the (T, T) matrices the batch can be much larger.'),
         ('BETAS = (0.9, 0.95)', '第二个系数比默认的 0.999 小：记性短一些，损失突变后恢复得快。', 'The second one is below the default of 0.999: a '
          'shorter memory, which recovers faster from a jump.'),
@@ -241,10 +243,10 @@ NOTES = {
          'small products become a large one, which is what a GPU likes.'),
         ('F.scaled_dot_product_attention', '遮罩、softmax、加权求和，在一个内核里分块做完。', 'Mask, softmax and weighted sum, in tiles inside '
          'one kernel.'),
-        ('v.contiguous()', 'v 只是 qkv 那一大块的一个视图，反向要用 v，就得留住整块；复制一份，其余两份就能释放。', 'v is a view into the whole of qkv, and '
+        ('v.contiguous()', 'v 只是 qkv 那一大块的一个视图，反向要用 v，就得留住整块；复制一份 v，整块就能释放：少留三分之二。', 'v is a view into the whole of qkv, and '
          'keeping v for the backward pass would keep all of it; a copy lets the other two thirds go.'),
-        ('recompute(self.net[1:3]', '反向要用 GELU 的输入和输出，各有 4C 宽。只存输入，输出到时再算：几乎不花时间，每层少存一大块。', 'The backward pass needs what '
-         'goes into GELU and what comes out, each 4C wide. Only the input is kept; the output is computed again, which costs next to nothing.'),
+        ('recompute(self.net[1:3]', '反向要用 GELU 的输入和输出，各有 4C 宽。只存输入，输出到时再算，代价是多算一遍 GELU；第二个矩阵圈在里面，因为是它的反向要用 GELU 的输出。', 'The backward pass needs what '
+         'goes into GELU and what comes out, each 4C wide. Only the input is kept; the output is computed again, at the price of a second GELU. The second matrix is inside because it is the one whose backward pass needs that output.'),
         ('std=0.02 / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',
          'The residual stream is added to 2 × N_LAYERS times; dividing by the root of that keeps its variance in place.'),
         ('def make_optimizer', '衰减是把权重往 0 拉：对矩阵是好的约束，对词向量、偏置、归一的缩放没有道理。', 'Decay pulls weights towards 0: a '
@@ -303,6 +305,7 @@ NOTES = {
         ("CHECKPOINT_DIR = ", '模型变了，检查点放在别处。', 'Another model, another folder for its checkpoints.'),
         ('self.proj = nn.Linear(N_EMBED, N_EMBED, bias=False)', '偏置在大模型里用处不大，去掉更简单。', 'Biases do little in large models; without '
          'them there is less to think of.'),
+        ('recompute(self.narrow', '只存 gate 和 up 的结果；silu、乘积在反向时再算。', 'Only what gate and up give is kept; silu and the product are computed again.'),
         ('F.silu(gate) * up', '一条支路开门，一条支路放行。三个矩阵各宽 8/3 倍，与两个 4 倍宽的一样多。', 'One branch opens the door '
          'for the other. Three matrices of 8/3 the width have as many parameters as two of four times the width.'),
         ('self.ln1 = nn.RMSNorm', '只除以均方根，不减均值，也没有偏置。', 'Divided by the root mean square: no mean is taken away, no bias added.'),

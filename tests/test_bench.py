@@ -1,4 +1,5 @@
 """bench/: the runs, the tables and that they can be continued. Tiny runs on the sample; no timing is asserted."""
+import argparse
 import importlib.util
 import json
 import os
@@ -198,13 +199,14 @@ def test_the_large_setting_needs_a_large_corpus(arguments, project):
 def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     (tmp_path / 'sample.json').write_text('[]', encoding='utf-8')
     job, machine = {'constants': {'LYRICS_DIR': str(tmp_path)}}, {'python': '3.11.1', 'packages': {'torch': '2.13.0'}}
-    first = ladder.fingerprint(job, f'"""doc"""\nLYRICS_DIR = {str(tmp_path)!r}', machine)
+    first = ladder.fingerprint(job, f'"""doc"""\nLYRICS_DIR = {str(tmp_path)!r}  # comment\ndef f():\n    """doc"""', machine)
     other = tmp_path / 'other'
     other.mkdir()
     shutil.copy(tmp_path / 'sample.json', other)
     moved = {'constants': {'LYRICS_DIR': str(other)}}
-    source = f'"""another"""\nLYRICS_DIR = {str(other)!r}'          # the same corpus in another place, another docstring
+    source = f'"""another"""\nLYRICS_DIR = {str(other)!r}\ndef f():\n    """another"""'    # the same corpus in another place, other words
     assert ladder.fingerprint(moved, source, machine) == first
+    assert ladder.fingerprint(moved, source + '\n    return 1', machine) != first
     assert ladder.fingerprint(moved, source, machine | {'packages': {'torch': '2.14.0'}}) != first
     (other / 'lyrics1.json').write_text('[{}]', encoding='utf-8')
     ladder.corpus_hash.cache_clear()
@@ -229,13 +231,34 @@ def test_speeds_are_medians_and_ideas_are_compared_round_by_round():
     for number, (with_it, without) in enumerate([(1000, 900), (500, 550), (2000, 1900)], start=1):
         jobs |= {f'speed/{rung}/round {number}': job(with_it), f'speed/{rung}/GELU/round {number}': job(without),
                  f'as-shipped/{rung}/round {number}': job(with_it)}
+    jobs[f'as-shipped/{rung}/round 2']['matrix_flops'] = 1e8         # utilisation is of each run, then its median
+    jobs[f'controlled/{rung}/seed 2'] = job(1) | {'curve': [{'tokens': 200, 'bits_per_char': 9.0}], 'peak_gpu': 2**31}
     tables = ladder.report({'machine': {'device': 'cuda'}, 'setting': 'gpu', 'jobs': {
-        key: value | {'peak_gpu': 2**30} for key, value in jobs.items()}})
+        key: {'peak_gpu': 2**30} | value for key, value in jobs.items()}})
+    assert f'| `{rung}` | 8.000 |' in tables['controlled'] and '| 2.0 GiB |' in tables['controlled']     # first seed, largest peak
     assert '| 1,000 (500 … 2,000) | 1,500 |' in tables['controlled']     # tok/s, and 1.5 characters per token
     assert '| −5% (−10% … +10%) |' in tables['leave-one-out']                     # of −10%, +10% and −5%
     assert '| 1.00 M | 1,000 (500 … 2,000) |' in tables['as-shipped']
-    utilisation = ladder.model_flops(job(1), rung) * 1000 / 1e9
+    utilisation = ladder.model_flops(job(1), rung) * 2000 / 1e9     # of 1000, 5000 and 2000 tok/s at 1e9
     assert f'| {utilisation:.1%} |' in tables['as-shipped']
+
+
+def test_rounds_go_over_all_rungs_and_ideas():
+    options = argparse.Namespace(only=['speed'], setting='small', lyrics=ROOT, steps=None, budget=None, seeds=1, rounds=2,
+                                 rungs=['v0_char_english', 'v3_gpt2_amp', 'v4_flash_optim'])
+    jobs = ladder.plan({'device': 'cpu'}, options)
+    keys = [job['key'] for job in jobs]
+    half = len(keys) // 2
+    assert keys[:4] == ['speed/v3_gpt2_amp/round 1', 'speed/v3_gpt2_amp/GELU/round 1', 'speed/v4_flash_optim/round 1',
+                        'speed/v4_flash_optim/one QKV projection/round 1']
+    assert [key.replace('round 1', 'round 2') for key in keys[:half]] == keys[half:]
+    assert len({job['together'] for job in jobs}) == 4              # a rung and its ideas, in each round
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'bench/results').glob('*.json')), ids=lambda path: path.stem)
+def test_committed_results_are_of_ideas_that_can_still_be_left_out(path):
+    for key, job in json.loads(path.read_text(encoding='utf-8'))['jobs'].items():
+        ladder.edit(key.split('/')[1], job['constants'], job['patches'])
 
 
 def test_model_flops_by_hand():
