@@ -156,7 +156,7 @@ def test_the_bench_runs_continues_and_reports(project):
     del jobs['controlled/v3_gpt2_amp/seed 1']                       # as if it had been stopped there
     path.write_text(json.dumps(results), encoding='utf-8')
     rung = project / 'v2_cosine_lr.py'                              # and a rung that changed since is measured anew
-    rung.write_text(rung.read_text(encoding='utf-8') + '\n# changed\n', encoding='utf-8')
+    rung.write_text(rung.read_text(encoding='utf-8') + '\nchanged = True\n', encoding='utf-8')
     done = bench(project, *arguments)
     assert f'{n} runs, {n - 2} of them done already' in done.stdout, done.stdout + done.stderr
     assert len(json.loads(path.read_text(encoding='utf-8'))['jobs']) == n + 2
