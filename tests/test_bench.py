@@ -255,6 +255,19 @@ def test_rounds_go_over_all_rungs_and_ideas():
     assert len({job['together'] for job in jobs}) == 4              # a rung and its ideas, in each round
 
 
+def test_a_missing_run_brings_back_its_round(monkeypatch, tmp_path):
+    ran = []
+    source = ''.join(f'{name} = 1\n' for name in ('TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE', 'N_EMBED', 'N_LAYERS'))
+    monkeypatch.setattr(ladder, 'complete', lambda job, ratios: source)
+    monkeypatch.setattr(ladder, 'fingerprint', lambda *_: 'same')
+    monkeypatch.setattr(ladder, 'run', lambda source, rung, report: ran.append(rung) or {'curve': [{'bits_per_char': 8.0}], 'tok_per_s': 1})
+    jobs = [{'key': name, 'rung': name, 'constants': {}, 'patches': [], 'budget': None, 'together': together}
+            for name, together in [('a', 'x'), ('b', 'x'), ('c', 'y'), ('d', None), ('e', None)]]
+    results = {'machine': {}, 'jobs': {name: {'fingerprint': 'same'} for name in 'acd'}}
+    assert ladder.run_all(jobs, results, tmp_path / 'results.json') == []
+    assert ran == ['a', 'b', 'e']                                   # b is missing, and a is of its round; e is missing, d on its own
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'bench/results').glob('*.json')), ids=lambda path: path.stem)
 def test_committed_results_are_of_ideas_that_can_still_be_left_out(path):
     for key, job in json.loads(path.read_text(encoding='utf-8'))['jobs'].items():
