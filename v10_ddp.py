@@ -5,7 +5,7 @@
   `get_batch`、`all_batches` 只取自己的那些窗口，`accumulate_gradients` 之后 `sum_gradients` 把梯度加起来（arXiv:2006.15704），
   `estimate_loss` 用 `gather` 收齐；
 - 只有第 0 个进程出声、存盘、记录：`fail`、`save_checkpoint`、`move_old_checkpoints`、`start_wandb`、`start_tensorboard`；
-  `restore` 还给每个进程自己的随机状态；
+  `catch_signals` 不怕 SIGTERM 来两次，`restore` 还给每个进程自己的随机状态；
 - `prepare_tokens` 把数据编码成 uint16 的文件，只建一次，`build_tokens` 一段一段地写，`load_data` 用内存映射打开，
   `TrainBatches` 只带路径；`data_files`、`read_lyrics`、`read_texts`、`documents` 代替 `load_songs`、`encode_songs`：一篇一篇地读，
   `LYRICS_DIR` 里的纯文本（*.txt）也读，按内容的指纹切分，`MAX_SONGS` 从头数起；`TOKENIZER_BYTES` 限定学词表用多少文字；
@@ -16,6 +16,7 @@
 预期：两核 CPU（AMD EPYC）上用自带的数据，一个进程，146 秒，test 6.08，7.56 bits/char（测试集与 v9 不同），内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
+import heapq
 import inspect
 import io
 import itertools
@@ -57,7 +58,7 @@ WORLD_SIZE = int(os.environ.get('WORLD_SIZE', 1))   # 一共几个进程
 LYRICS_DIR = 'ChineseLyrics'                # 数据文件夹：里面的 lyrics*.json 和 *.txt，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌，从头数起；None：全部
 BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
-TOKENIZER_BYTES = 50_000_000                # 学词表大约用多少字节的文字；数据更多时，从中抽取
+TOKENIZER_BYTES = 50_000_000                # 学词表最多用多少字节的文字；数据更多时，从中抽取
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -154,19 +155,18 @@ def join_processes():
     if WORLD_SIZE > 1:
         if GPU:
             torch.cuda.set_device(DEVICE)
-        day = timedelta(days=1)                                     # 建 token 文件时，其余的要等
-        store, _, _ = next(dist.rendezvous('env://', timeout=day))
+        store, _, _ = next(dist.rendezvous('env://'))
         # 重来的一组另起一个名字：免得读到死掉的那一组留下的地址
         store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-        dist.init_process_group('nccl' if GPU else 'gloo', store=store, rank=RANK, world_size=WORLD_SIZE, timeout=day)
+        dist.init_process_group('nccl' if GPU else 'gloo', store=store, rank=RANK, world_size=WORLD_SIZE)
 
 
-def gather(value):
+def gather(value, group=None):
     """每个进程的 value，按进程的次序排成一列。大家都到了才返回。"""
     values = [value]
     if WORLD_SIZE > 1:
         values *= WORLD_SIZE
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group)
     return values
 
 
@@ -197,12 +197,14 @@ def read_lyrics(file):
         while True:
             position = gap.match(buffer, position).end()
             if buffer.startswith(']', position):
+                if (buffer[position + 1:] + stream.read(2**16)).strip():
+                    fail(f'{file} 在数组结束的 ] 后面还有内容：一个文件只能有一个 JSON 数组，请拆成几个文件')
                 return
             try:
                 entry, position = decoder.raw_decode(buffer, position)
             except json.JSONDecodeError as error:                   # 多半是这一首还没读完
                 buffer, position = buffer[position:], 0
-                more = stream.read(max(2**16, len(buffer)))
+                more = stream.read(max(2**16, len(buffer))) if len(buffer) < 2**24 else ''     # 没有更长的歌：是这一首写错了
                 if not more:
                     fail(f'{file} 不是完整的 JSON（第 {number} 首：{error.msg}）：可能没有下载完，请重新下载或改正这一处')
                 buffer += more
@@ -216,19 +218,21 @@ def read_lyrics(file):
 
 
 def read_texts(file):
-    """依次给出一个纯文本文件里的各篇：用空行分开；有 <|endoftext|> 的，用它分开。超过两万字的一篇从中间断开。"""
+    """依次给出一个纯文本文件里的各篇：用空行分开，超过两千字的从中间断开；有 <|endoftext|> 的，用它分开，超过两万字才断开。"""
     with open(file, encoding='utf-8-sig') as stream:
-        separator = '<|endoftext|>' if '<|endoftext|>' in stream.read(2**16) else ''
+        marked = any('<|endoftext|>' in line for line in iter(lambda: stream.readline(20_000), ''))
+        end, limit = ('<|endoftext|>', 20_000) if marked else ('', 2_000)
         stream.seek(0)
         lines, size = [], 0
-        for line in itertools.chain(iter(lambda: stream.readline(20_000), ''), [separator]):
-            line = line.strip()
-            if line and line != separator:
-                lines.append(line)
-                size += len(line)
-            if line == separator or size >= 20_000:
-                yield '\n'.join(lines)
-                lines, size = [], 0
+        for line in itertools.chain(iter(lambda: stream.readline(limit), ''), [end]):
+            for part in re.split(r'(<\|endoftext\|>)', line) if marked else [line]:
+                part = part.strip()
+                if part and part != end:
+                    lines.append(part)
+                    size += len(part)
+                if part == end or size >= limit:
+                    yield '\n'.join(lines)
+                    lines, size = [], 0
 
 
 def data_files():
@@ -255,10 +259,10 @@ def documents(files):
             for text in read_texts(file) if file.suffix == '.txt' else read_lyrics(file):
                 digest = hashlib.sha256(f'{SEED} {text}'.encode()).digest()
                 if text and seen.execute('INSERT OR IGNORE INTO seen VALUES (?)', (digest[:16],)).rowcount:
-                    yield text, int.from_bytes(digest[16:24], 'big') / 2**64
-                    number += 1
                     if number == MAX_SONGS:
                         return
+                    yield text, int.from_bytes(digest[16:24], 'big') / 2**64
+                    number += 1
         except UnicodeDecodeError:
             fail(f'{file} 不是 UTF-8 编码（可能是 GBK）：请用编辑器另存为 UTF-8')
         except RecursionError:
@@ -312,11 +316,16 @@ def build_tokens(files, folder):
 
     在临时文件夹里写，全部落盘才改名成 folder：中断的不会被当成建好的。
     """
-    share = TOKENIZER_BYTES / max(1, sum(file.stat().st_size for file in files))
-    sample = [text for text, chance in documents(files) if 0.1 <= chance < 0.1 + 0.9 * share]
+    sample, size = [], 0                                            # 堆：训练的各篇里随机数最小的，最多 TOKENIZER_BYTES 字节
+    for text, chance in documents(files):
+        if chance >= 0.1:
+            heapq.heappush(sample, (-chance, text))
+            size += len(text.encode())
+            while size > TOKENIZER_BYTES and len(sample) > 1:
+                size -= len(heapq.heappop(sample)[1].encode())      # 放不下了：拿走随机数最大的一篇
     if not sample:
         fail(f'{LYRICS_DIR}/ 里清洗之后有 0 首歌可以训练：请多放些歌，或调大 MAX_SONGS')
-    tokenizer = train_tokenizer(sample)
+    tokenizer = train_tokenizer([text for _, text in sample])
     if len(tokenizer) > 65535:
         fail(f'词表有 {len(tokenizer)} 个 token，16 位存不下：请改小 BPE_VOCAB_SIZE，或清理数据里罕见的字')
     del sample
@@ -326,7 +335,7 @@ def build_tokens(files, folder):
         with open(temporary / 'train.bin', 'wb') as train, open(temporary / 'test.bin', 'wb') as test:
             while batch := list(itertools.islice(stream, 256)):     # 一段一段地编码
                 for (text, chance), ids in zip(batch, tokenizer.encode([text for text, _ in batch], add_eos=True)):
-                    np.array(ids, dtype=np.uint16).tofile(test if chance < 0.1 else train)
+                    (test if chance < 0.1 else train).write(np.array(ids, dtype=np.uint16).tobytes())
                     meta['test_chars'] += len(text) + 1 if chance < 0.1 else 0      # 一处分隔算一个字符
                 if (meta['songs'] + len(batch)) // 100_000 > meta['songs'] // 100_000:
                     print(f'已编码 {meta["songs"] + len(batch):,} 篇')
@@ -337,8 +346,11 @@ def build_tokens(files, folder):
             with open(path, 'rb+') as file:
                 os.fsync(file.fileno())
         temporary.chmod(0o755)                                      # mkdtemp 建的只有自己能看
-        if not folder.exists():                                     # 同时开始的另一次训练，也许刚建好同样的
+        try:
             temporary.rename(folder)
+        except OSError:
+            if not folder.exists():                                 # 同时开始的另一次训练，也许刚建好同样的
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)                # 改过名的已经不在这里
 
@@ -350,6 +362,7 @@ def prepare_tokens():
     code = ''.join(map(inspect.getsource, (clean, read_lyrics, read_texts, documents, train_tokenizer, build_tokens)))
     settings = f'{listing} {code} {BPE_VOCAB_SIZE} {MAX_SONGS} {SEED} {TOKENIZER_BYTES}'
     folder = Path(LYRICS_DIR) / f'tokens_{hashlib.sha256(settings.encode()).hexdigest()[:12]}'
+    patient = dist.new_group(backend='gloo', timeout=timedelta(days=1)) if WORLD_SIZE > 1 else None     # 等别人建，可以等很久
     for mine in (RANK == 0, LOCAL_RANK == 0):                       # 先由第 0 个建；看不到它的硬盘的机器，再自己建
         error = None
         if mine and not folder.exists():
@@ -357,7 +370,7 @@ def prepare_tokens():
                 build_tokens(files, folder)
             except (SystemExit, OSError) as caught:
                 error = caught
-        if any(gather(error is not None)):                          # 大家一起停，不留谁空等
+        if any(gather(error is not None, patient)):                 # 大家一起停，不留谁空等
             raise error or SystemExit(1)
     return folder
 
@@ -373,6 +386,8 @@ def load_data():
     for name, size in sizes.items():
         if size <= BLOCK_SIZE:
             fail(f'{name}部分只有 {size} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
+    if len(set(gather((len(tokenizer), *sizes.values(), meta['test_chars'])))) > 1:
+        fail(f'各台机器的 {LYRICS_DIR}/ 里数据不同：请放在共享的磁盘上，或先复制到每台机器')
     train_data, test_data = (np.memmap(path, dtype=np.uint16, mode='r') for path in paths.values())     # (N,)
     return tokenizer, train_data, test_data, meta['test_chars']
 
@@ -681,6 +696,8 @@ def matrix_rate():
         started = time.perf_counter()
         (a @ a)[0, 0].item()                                        # item() 等它算完
         best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
+    if GPU:
+        torch.cuda.reset_peak_memory_stats(DEVICE)                  # 显存的峰值只算训练的
     return best
 
 
@@ -787,7 +804,8 @@ def catch_signals():
 
     def handler(number, frame):
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:                                 # SIGTERM 可能来两次：torchrun 自己收到的，也转发过来
+            signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)
@@ -957,6 +975,7 @@ def main():
                 save_checkpoint(f'ckpt_{step}.pt', checkpoint)
             save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
             if stop and step < TRAIN_ITERS:
+                gather(None)                                        # 等第 0 个存完：先走的一个会让 torchrun 停下全组
                 print(f'收到停止信号，第 {step} 步已存入 {CHECKPOINT_DIR}/latest.pt，再运行就会继续')
                 sys.exit(128 + (received or [signal.SIGTERM])[0])
         started = time.perf_counter()

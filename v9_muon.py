@@ -522,6 +522,8 @@ def matrix_rate():
         started = time.perf_counter()
         (a @ a)[0, 0].item()                                        # item() 等它算完
         best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
+    if GPU:
+        torch.cuda.reset_peak_memory_stats(DEVICE)                  # 显存的峰值只算训练的
     return best
 
 

@@ -254,13 +254,23 @@ def clock(seconds: float) -> str:
 def corpus_hash(folder_or_file: str) -> str:
     """Of the bytes that a rung reads: lyrics*.json, or sample.json where there are none, or the one file."""
     path = Path(folder_or_file)
-    files = [path] if path.is_file() else sorted(path.glob('lyrics*.json')) or [path / 'sample.json']
+    files = [path] if path.is_file() else sorted(path.glob('**/lyrics*.json')) or [path / 'sample.json']
     return hashlib.sha256(b''.join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
+class WithoutGPU(ast.NodeTransformer):
+    """Takes `if GPU:` out of a script: what a machine without one never runs."""
+
+    def visit_If(self, node):
+        self.generic_visit(node)
+        return node.orelse if isinstance(node.test, ast.Name) and node.test.id == 'GPU' else node
+
+
 def fingerprint(job: dict, source: str, machine: dict) -> str:
-    """A result counts as long as this is the same: the edited script, the corpus, the packages."""
+    """A result counts as long as this is the same: the edited script, as far as this machine runs it, the corpus, the packages."""
     tree = ast.parse(source)
+    if machine['device'] != 'cuda':
+        tree = WithoutGPU().visit(tree)
     for node in ast.walk(tree):                                     # comments and docstrings, which may hold figures of this very bench,
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:     # do not count
             node.body[0].value.value = ''
@@ -545,7 +555,7 @@ def main():
     machine = describe()
     if machine['device'] == 'cuda':
         options.setting = 'gpu'
-    if not options.report and options.setting != 'small' and not (options.lyrics and any(options.lyrics.glob('lyrics*.json'))):
+    if not options.report and options.setting != 'small' and not (options.lyrics and any(options.lyrics.glob('**/lyrics*.json'))):
         parser.error(f'this setting ({options.setting}) needs a large corpus: --lyrics FOLDER, with lyrics*.json in it')
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it as Ctrl-C does, with the rung that is running
     results = {'machine': machine, 'setting': options.setting, 'jobs': {}}

@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from notes import IDEAS, NOTES
+from notes import FINDINGS, IDEAS, NOTES
 from pygments import token as T
 from pygments.lexers import PythonLexer
 
@@ -142,8 +142,9 @@ def row(old, new, i, j, changed) -> str:
 
 def places(source: str) -> list[str]:
     """For each line, the definition or the section that it lies in."""
-    names = ['imports'] * (source.count('\n') + 1)
-    start = next((n for n, line in enumerate(source.splitlines()) if line.startswith('# ---------- 超参数')), len(names))
+    lines = source.splitlines()
+    names = ['imports'] * (len(lines) + 1)
+    start = next((n for n, line in enumerate(lines) if line.startswith('# ---------- 超参数')), len(names))
     names[start:] = ['constants'] * (len(names) - start)
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -163,10 +164,10 @@ def split_docstring(source: str) -> tuple[int, str]:
 def fold(rows: list[str]) -> str:
     n = len(rows)
     summary = both(f'{n} 行没有变', f'{n} unchanged line' + 's' * (n > 1))
-    return f'<details class=fold><summary>{summary}</summary>{"".join(rows)}</details>'
+    return f'<details class=fold><summary>{summary}</summary><div lang=zh>{"".join(rows)}</div></details>'
 
 
-def stretches(rows, near: list[bool], where: list[str]):
+def stretches(rows, near: list[bool], news: list[bool], where: list[str]):
     """(shown, row numbers) in order: what is folded, and the hunks. A hunk ends with its definition, so that each has a link of its own."""
     for shown, group in itertools.groupby(range(len(rows)), key=lambda number: near[number]):
         parts, place = [], ''
@@ -177,8 +178,8 @@ def stretches(rows, near: list[bool], where: list[str]):
             place = place if j is None else where[j]                # a line that goes belongs to the new line above it
             parts[-1].append(number)
         merged = []
-        for part in parts:                                          # a part without a change is context of its neighbour
-            if merged and not (any(rows[n][2] for n in part) and any(rows[n][2] for n in merged[-1])):
+        for part in parts:                                          # a part without news is context of its neighbour
+            if merged and not (any(news[n] for n in part) and any(news[n] for n in merged[-1])):
                 merged[-1] += part
             else:
                 merged.append(part)
@@ -199,25 +200,28 @@ def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int,
         if changed:
             around = slice(max(0, number - CONTEXT), number + CONTEXT + 1)
             near[around] = [True] * len(near[around])
+    texts = [(plain(old[i]) if i is not None else '') + '\n' + (plain(new[j]) if j is not None else '') for i, j, _ in rows]
+    news = [changed and bool(text.strip()) for (_, _, changed), text in zip(rows, texts)]     # empty lines that come or go are none
     notes, out, hunks, used = list(NOTES[above]), [], [], Counter()
-    for shown, group in stretches(rows, near, where_new):
+    for shown, group in stretches(rows, near, news, where_new):
         made = [row(old, new, *rows[number]) for number in group]
         if not shown:
             out.append(fold(made) if len(made) > 2 else ''.join(made))
             continue
-        changes = [rows[number] for number in group if rows[number][2]]
-        titles = list(dict.fromkeys(where_new[j] if j is not None else where_old[i] for i, j, _ in changes))
+        changes = [number for number in group if news[number]]
+        titles = list(dict.fromkeys(where_new[j] if j is not None else where_old[i] for i, j, _ in (rows[number] for number in changes)))
         used[titles[0]] += 1
-        anchor = titles[0] if used[titles[0]] == 1 else f'{titles[0]}-{used[titles[0]]}'
-        text = '\n'.join(plain(old[i]) if i is not None else '' for i, _, _ in changes) + '\n' + \
-            '\n'.join(plain(new[j]) if j is not None else '' for _, j, _ in changes)
-        mine = [note for note in notes if note[0] in text]
+        again = used[titles[0]] > 1
+        anchor = f'{titles[0]}-{used[titles[0]]}' if again else titles[0]
+        at = {note: next(number for number in changes if note[0] in texts[number])
+              for note in notes if any(note[0] in texts[number] for number in changes)}
+        mine = sorted(at, key=at.get)                               # in the order of the lines that they explain
         notes = [note for note in notes if note not in mine]
         aside = ''.join(f'<p>{both(prose(chinese), prose(english))}</p>' for _, chinese, english in mine)
-        hunks.append((anchor, '、'.join(titles)))
+        hunks.append((anchor, '、'.join(titles) + (f'（{used[titles[0]]}）' if again else '')))
         out.append(f'<section class=hunk id="{anchor}" tabindex=-1 aria-label="{html.escape(hunks[-1][1])}">'
                    f'<h3><a href="#{anchor}">{html.escape(hunks[-1][1])}</a></h3>'
-                   f'<div class="pair{" noted" if aside else ""}"><div class=rows>{"".join(made)}</div>'
+                   f'<div class="pair{" noted" if aside else ""}"><div class=rows lang=zh>{"".join(made)}</div>'
                    + (f'<aside>{aside}</aside>' if aside else '') + '</div></section>')
     if notes:
         sys.exit(f'{above}: these notes fit no change: {[note[0] for note in notes]}')
@@ -240,13 +244,19 @@ def page(title: tuple[str, str], body: str, script: str = '') -> str:
 <title>{title[0]}</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="style.css">
+<script>
+try {{  // before anything is drawn, so that no page shows the other language or brightness first
+  document.documentElement.dataset.lang = localStorage.getItem('lang') || 'zh'
+  document.documentElement.style.colorScheme = localStorage.getItem('theme') || ''
+}} catch {{}}
+</script>
 </head>
 <body data-title="{html.escape(title[0])}" data-title-en="{html.escape(title[1])}">
 <a class=skip href="#text">{both('跳到正文', 'Skip to the text')}</a>
 <header><nav aria-label="全站 / site"><a href="index.html">{both(*SITE)}</a>
 <a href="compare.html">{both('任意比较', 'Compare any two')}</a></nav>
 <div class=switches><button type=button id=language lang=en>English</button>
-<button type=button id=theme>{both('深浅', 'Dark / light')}</button></div></header>
+<button type=button id=theme>{both('深色／浅色', 'Dark / light')}</button></div></header>
 <main id=text>
 {body}
 </main>
@@ -268,23 +278,32 @@ def bought(rung: str, measured: dict | None) -> str:
     if measured is None:
         return ''
     gpu = measured['machine']['device'] == 'cuda'
-    jobs = ladder.by_number(measured, f'controlled/{rung}')
+    jobs, speeds, figures = ladder.by_number(measured, f'controlled/{rung}'), ladder.speeds(measured, rung), []
+    note = ladder.notes(rung, measured['machine']['device'])
+    notes = [(note, ladder.in_english(note))] if note else []
+    if jobs:
+        reference = ladder.reference(measured, rung)
+        change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
+        figures.append(('bits/char', f'{ladder.final(ladder.first(jobs)):.3f}{change}'))
+        if rung in FINDINGS and not gpu:
+            notes.append(FINDINGS[rung])
+    else:                                                           # English: its speed only, with the constants as they stand
+        jobs = ladder.by_number(measured, f'as-shipped/{rung}')
+        speeds = [job['tok_per_s'] for job in jobs.values()]
+        notes.append(('英文的字母，与中文的各级不可比；常量不改',
+                      'English letters, not to be compared with the Chinese rungs; constants as they stand'))
     if not jobs:
         return ''
-    reference = ladder.reference(measured, rung)
-    bits = f'{ladder.final(ladder.first(jobs)):.3f}'
-    change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
     memory = both('显存', 'GPU memory') if gpu else both('内存', 'memory')
-    tok_per_s = ladder.median(ladder.speeds(measured, rung))
-    figures = [('bits/char', bits + change), ('tok/s', f'{tok_per_s:,.0f}' if tok_per_s else '—'), (memory, ladder.memory(jobs, gpu))]
-    note = ladder.notes(rung, measured['machine']['device'])
-    note = f'<p class=note>{both(note, ladder.in_english(note))}</p>' if note else ''
-    return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>{note}'
+    figures += [('tok/s', ladder.around(speeds, ',.0f')), (memory, ladder.memory(jobs, gpu))]
+    text = ''.join(f'<p class=note>{both(*note)}</p>' for note in notes)
+    return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>{text}'
 
 
 def curves(measured: dict | None) -> str:
     """The plots, drawn into the page so that they follow its light and dark; nothing where the bench made none."""
-    captions = {'tokens': ('横轴：训练过的 token', 'Over training tokens'), 'seconds': ('横轴：训练的秒数', 'Over seconds of training')}
+    captions = {'tokens': ('测试 bits/char 随训练 token 的变化，每级一条线', 'Test bits/char over tokens of training, a line for each'),
+                'seconds': ('测试 bits/char 随训练秒数的变化，每级一条线', 'Test bits/char over seconds of training, a line for each')}
     pictures = ''
     for axis, caption in captions.items():
         path = ROOT / 'bench' / 'results' / f'{ladder.stem(measured)}-{axis}.svg' if measured else None
@@ -293,7 +312,8 @@ def curves(measured: dict | None) -> str:
             svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
             svg = re.sub(r'(id="|url\(#|href="#)', rf'\g<1>{axis}-', svg)     # two plots on one page: no id twice
             svg = svg.replace('<svg ', f'<svg role=img aria-labelledby="caption-{axis}" ', 1)
-            pictures += f'<figure>{svg}<figcaption id="caption-{axis}">{both(*caption)}</figcaption></figure>'
+            pictures += (f'<figure><div class=plot tabindex=0>{svg}</div>'
+                         f'<figcaption id="caption-{axis}">{both(*caption)}</figcaption></figure>')
     return f'<div class=figures>{pictures}</div>' if pictures else ''
 
 
@@ -318,9 +338,10 @@ def idea(rung: str) -> str:
     """The idea in a few sentences, and its figure."""
     _, _, chinese, english, figure = IDEAS[rung]
     text = ''.join(f'<p>{both(prose(a), prose(b))}</p>' for a, b in zip(chinese, english))
-    if figure:
-        drawing = html.escape(figure.strip('\n'), quote=False)
-        text += f'<pre class=figure tabindex=0 role=img aria-label="示意图 / figure">{drawing}</pre>'
+    chinese_figure, english_figure = (figure, figure) if isinstance(figure, str) else figure
+    for lang, label, drawing in (('zh-CN', '示意图', chinese_figure), ('en', 'figure', english_figure)):
+        text += (f'<pre class=figure lang="{lang}" tabindex=0 role=group aria-label="{label}">'
+                 f'{html.escape(drawing.strip(chr(10)), quote=False)}</pre>')
     return f'<div class=idea>{text}</div>'
 
 
@@ -330,7 +351,7 @@ def step_page(rung: str, measured) -> str:
     source = (ROOT / f'{rung}.py').read_text(encoding='utf-8')
     head = f'<h1>{rung}.py <span class=sub>{both(html.escape(short[0]), html.escape(short[1]))}</span></h1>'
     docstring = (f'<details class=doc><summary>{both("文件开头的说明", "The docstring (Chinese)")}</summary>'
-                 f'<pre>{html.escape(split_docstring(source)[1].strip())}</pre></details>')
+                 f'<pre lang=zh>{html.escape(split_docstring(source)[1].strip())}</pre></details>')
     if not at:
         whole = whole_script(rung)
         return page((f'{rung}：{short[0]}', f'{rung}: {short[1]}'), f'{neighbours(rung)}{head}{idea(rung)}{docstring}'
@@ -353,7 +374,7 @@ def table_of_contents(items: str) -> str:
 def whole_script(rung: str) -> str:
     source = (ROOT / f'{rung}.py').read_text(encoding='utf-8')
     rows = ''.join(f'<div class="w one" id=L{n}><i>{n}</i><code>{paint(line)}</code></div>' for n, line in enumerate(lines_of(source), 1))
-    return f'<div class=diff><div class=rows>{rows}</div></div>'
+    return f'<div class=diff><div class=rows lang=zh>{rows}</div></div>'
 
 
 def source_page(rung: str) -> str:
@@ -380,12 +401,18 @@ def index_page(measured) -> str:
         machine = measured['machine']
         name = machine['gpu'] or machine['cpu']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
-        where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样的歌、同样多的文字；'
-                     '括号里是与上一级的差，± 是几个种子之间的标准差。曲线是第一个种子的。怎么测的：bench/README.md。',
-                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and amount of text; '
-                     'in brackets, the difference from the rung below; ± is the standard deviation over seeds. '
-                     'The curves are those of the first seed. How it was measured: bench/README.md.')
-        figures = f'<h2>{both("每一级的曲线", "The curves of all rungs")}</h2><p>{where}</p>{curves(measured)}'
+        where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样的歌、同样多的文字。'
+                     'bits/char 越低越好，后面括号里是与上一级的差，± 是几个种子之间的标准差；'
+                     'tok/s 是几轮的中位数（最低 … 最高），v4～v6 的计算一模一样，差别只是机器当时的快慢。'
+                     '曲线是第一个种子的；v0_char_english 读英文，v10 的测试歌曲不同，都不在图中。'
+                     '怎么测的：bench/README.md。',
+                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and amount of text. '
+                     'Lower bits/char is better; the difference from the rung below follows in brackets, ± is the standard '
+                     'deviation over seeds. tok/s is the median of some rounds (lowest … highest); v4 to v6 do the same '
+                     'arithmetic, and differ by the speed of the machine at the time. The curves are those of the first seed; '
+                     'v0_char_english reads English and v10 has other test songs, so neither is drawn. '
+                     'How it was measured: bench/README.md.')
+        figures = f'<h2>{both("每一级的曲线", "The curves of the rungs")}</h2><p class=where>{where}</p>{curves(measured)}'
     head = both('从零训练一个写歌词的 GPT：一架阶梯', 'A GPT that writes song lyrics, from scratch: a ladder')
     text = both('每个脚本都是完整的，每一级只加一个想法。相邻两级的差异，就是一课。从最下面一级开始，一级一级往上读。',
                 'Every script is complete, and each step adds one idea. The difference between two neighbours is the lesson. '
@@ -418,7 +445,7 @@ def compare_page() -> str:
             f'<label>{both("到", "to")} <select id=b>{options}</select></label></form>'
             f'<p class=counts id=counts role=status></p>{keys(steps=False)}'
             f'<noscript><p>{both("这一页要 JavaScript。相邻两级的差异不要：", "This page needs JavaScript. The steps do not:")}</p>'
-            f'<ul>{links}</ul></noscript><div class=diff id=diff></div>')
+            f'<ul>{links}</ul></noscript><div class=diff id=diff lang=zh></div>')
     scripts = f'<script type="application/json" id=data>{data}</script><script src="compare.js"></script>'
     return page(('任意两级的差异', 'Any rung against any other'), body, scripts)
 

@@ -1,6 +1,7 @@
 """What the pages say: for each rung its idea, and notes beside the changes.
 
-IDEAS: rung -> (short title, the same in English, paragraphs, the same in English, figure or '').
+IDEAS: rung -> (short title, the same in English, paragraphs, the same in English, figure, or a pair: Chinese, English).
+FINDINGS: rung -> (why it does not pay in the small setting, the same in English).
 NOTES: rung -> [(text that stands in the changed lines, why, the same in English)]; build.py stops where a note fits no change.
 """
 
@@ -13,14 +14,21 @@ IDEAS = {
          'and one forward pass answers them all.',
          'Read `main()` first: take a batch of windows, compute the loss, the gradients, update the weights, and again. Then read upwards from '
          '`GPT`; the smallest part is `Head`.'],
-        '''
+        ('''
+idx (B, T) -> 向量 (B, T, C) -> [ 注意力 -> 前馈 ] x N_LAYERS -> logits (B, T, 词表大小)
+
+        I  love  you                  因果遮罩：1 是看得见的
+  I     1   .    .
+  love  1   1    .
+  you   1   1    1
+''', '''
 idx (B, T) -> embeddings (B, T, C) -> [ attention -> feed-forward ] x N_LAYERS -> logits (B, T, vocabulary)
 
         I  love  you                  the causal mask: 1 may be seen
   I     1   .    .
   love  1   1    .
   you   1   1    1
-'''),
+''')),
     'v0_char_chinese': (
         '换成中文歌词', 'Chinese lyrics instead of one English file',
         ['模型一行没改，变的是数据。数字可不可信，取决于三件小事：清洗（署名不是歌词）、去重（同一首歌不能既训练又测试）、按歌切分。',
@@ -29,9 +37,11 @@ idx (B, T) -> embeddings (B, T, C) -> [ attention -> feed-forward ] x N_LAYERS -
          'lyrics), dropping duplicates (no song is both trained and tested on), and splitting by song.',
          'The vocabulary grows from some sixty letters to thousands of characters, so that losses cannot be compared with the step below; '
          'bits/char can.'],
-        '''
+        ('''
+lyrics*.json -> 清洗 -> 去重 -> 按 SEED 打乱 -> | 90% 的歌：训练 | 10%：测试 |
+''', '''
 lyrics*.json -> clean -> drop duplicates -> shuffle by SEED -> | 90 % of the songs: train | 10 %: test |
-'''),
+''')),
     'v0_char_rope': (
         '旋转位置编码', 'rotary positions',
         ['注意力本身不知道谁在前谁在后。原来的办法是给每个位置一个学来的向量；RoPE 不加向量，而是把 q、k 按所在的位置旋转一个角度。',
@@ -40,11 +50,15 @@ lyrics*.json -> clean -> drop duplicates -> shuffle by SEED -> | 90 % of the son
          'k by an angle that grows with the position.',
          'Positions enter the dot product only through the difference of the two rotations, that is, through the distance: three characters '
          'back is the same thing everywhere in the window.'],
-        '''
+        ('''
+第 0 个  ->        第 1 个  /        第 2 个  |        第 i 对通道在位置 t 转 t * 10000^(-2i / head_size)
+
+q 在 7、k 在 4：夹角多转 3 步；q 在 107、k 在 104：也是 3 步
+''', '''
 position 0   ->        position 1   /        position 2   |        pair i turns by t * 10000^(-2i / head_size)
 
 q at 7, k at 4:  the angle between them turns by 3 steps;  q at 107, k at 104:  by 3 steps as well
-'''),
+''')),
     'v1_bpe_rope': (
         '子词', 'sub-words',
         ['一个字一个 token 太碎，一个词一个 token 又太多。BPE 从字开始，把最常相邻的两个合成一个，一直合到词表满为止。',
@@ -53,9 +67,11 @@ q at 7, k at 4:  the angle between them turns by 3 steps;  q at 107, k at 104:  
          'together most often, until the vocabulary is full.',
          'A window of the same length now holds more text. The tokenizer learns from the training songs alone; characters that it '
          'has not seen become bytes, so that every text can be written.'],
-        '''
+        ('''
+明 月 几 时 有    ->    明月 几时 有              没见过的 𠮷  ->  <0xF0> <0xA0> <0xAE> <0xB7>
+''', '''
 明 月 几 时 有    ->    明月 几时 有              unseen 𠮷  ->  <0xF0> <0xA0> <0xAE> <0xB7>
-'''),
+''')),
     'v2_cosine_lr': (
         '预热 + 余弦学习率', 'a learning-rate schedule',
         ['学习率一直不变，要么开头太大（优化器还没有摸清梯度的大小），要么结尾太大（在谷底两边来回跳）。',
@@ -79,23 +95,32 @@ lr   LEARNING_RATE  .--.
         ['The model grows to GPT-2 Small: 12 layers, width 768, windows of 1024. To train it on one card, matrix products use 16 bits '
          '(autocast), those that stay in 32 bits use TF32, and the model is compiled into fused kernels.',
          'All this pays on a GPU only; on a CPU it is off, and GELU is what is left of the change.'],
-        '''
+        ('''
+float32  符号 1 | 指数 8 | 尾数 23
+bfloat16 符号 1 | 指数 8 | 尾数  7      范围一样：不用缩放
+float16  符号 1 | 指数 5 | 尾数 10      小梯度变成 0：GradScaler
+''', '''
 float32  1 sign | 8 exponent | 23 fraction
 bfloat16 1 sign | 8 exponent |  7 fraction      same range: no scaling needed
 float16  1 sign | 5 exponent | 10 fraction      small gradients vanish: GradScaler
-'''),
+''')),
     'v4_flash_optim': (
         'flash attention 与真正的训练配方', 'flash attention and the training recipe of real GPTs',
         ['注意力的各个头合成一次矩阵乘法，再交给 flash attention：分块计算，从不把 (T, T) 的矩阵写进显存。',
-         '另一半是真正的 GPT 用的配方：GPT-2 的初始化、只对矩阵做权重衰减、梯度裁剪、由子进程准备数据。'],
+         '反向要用的也少存一些：GELU 的输出到时再算，v 另存一份，好放掉合在一起的 qkv。',
+         '其余是真正的 GPT 用的配方：GPT-2 的初始化、只对矩阵做权重衰减、梯度裁剪、由子进程准备数据。'],
         ['All heads become one matrix product, and flash attention takes it from there: it computes in tiles and never writes the (T, T) matrix '
          'to memory.',
-         'The other half is the recipe of real GPTs: initialisation as in GPT-2, weight decay for matrices only, gradient clipping, and worker '
+         "Less is kept for the backward pass, too: GELU's output is computed again, and v is copied so that the joint qkv can go.",
+         'The rest is the recipe of real GPTs: initialisation as in GPT-2, weight decay for matrices only, gradient clipping, and worker '
          'processes that prepare the data.'],
-        '''
+        ('''
+v3：每个头：q、k、v 三次乘法；(T, T) 的矩阵写进显存，再 softmax
+v4：所有头的 q、k、v 一次乘法 -> q 的一块对 k、v 的一块，边走边算 softmax
+''', '''
 v3:  for each head:  q, k, v = three products;  softmax of a (T, T) matrix in memory
 v4:  q, k, v of all heads = one product  ->  tiles of q against tiles of k and v, one running softmax
-'''),
+''')),
     'v5_checkpoint': (
         '检查点：断了再续', 'runs that survive',
         ['训练会被打断：Ctrl-C、断电、磁盘写满。这一级让任何时刻的打断最多重走上次存盘之后的几步，而且续上之后与没断过一模一样：CPU 上连最后一位都相同。',
@@ -104,21 +129,27 @@ v4:  q, k, v of all heads = one product  ->  tiles of q against tiles of k and v
          'and a run that was continued equals one that never stopped: on a CPU to the last bit.',
          'The weights are not enough for that: the momentum of the optimizer, the state of the random numbers and the step belong to it; and a '
          'file is written beside the old one, flushed, then renamed.'],
-        '''
+        ('''
+写 unfinished.tmp  ->  fsync  ->  改名为 latest.pt        在哪一步被杀，latest.pt 都是完整的
+''', '''
 write unfinished.tmp  ->  fsync  ->  rename to latest.pt        killed here, here or here: latest.pt is whole
-'''),
+''')),
     'v6_wandb': (
         'wandb：看得见的训练', 'seeing the run',
         ['一串数字看不出趋势，一条曲线一眼就看出来。损失、学习率、梯度范数、样例，都记进 wandb；全部常量也在里面，几个月后还知道当时改了什么。',
-         '它从不提问，也从不耽误训练：没有账号、没有网络，就离线记录。'],
+         '它从不提问，也从不中断训练：没有账号、没有网络，就离线记录。'],
         ['A column of numbers hides what a curve shows at once. Loss, learning rate, gradient norm and samples go to wandb, and so do all '
          'constants, so that months later it is still known what was changed.',
          'It never asks and never stops a run: without an account or a network it records offline.'],
-        '''
-every 10 steps      train/loss, lr, grad_norm              --.
-every evaluation    test/loss, test/bits_per_char, tok_per_s  +-->  one run, one id  -->  wandb leet / the web
-every preview       samples                                --'
-'''),
+        ('''
+train/loss, lr, grad_norm                 --.  每 10 步
+test/loss, test/bits_per_char, tok_per_s  --+-->  每次评估；都记在一次训练、一个编号下  -->  wandb leet / 网页
+samples                                   --'  每次试写
+''', '''
+every 10 steps      train/loss, lr, grad_norm                 --.
+every evaluation    test/loss, test/bits_per_char, tok_per_s  --+-->  one run, one id  -->  wandb leet / the web
+every preview       samples                                   --'
+''')),
     'v7_grad_accum': (
         '梯度累积：多大的一批都放得下', 'gradient accumulation: any batch on any card',
         ['显存放得下多大的一批由显卡决定，训练要多大的一批由模型决定。平均损失的梯度等于梯度的平均，所以一批可以分几次算，把梯度加起来。',
@@ -126,12 +157,17 @@ every preview       samples                                --'
         ['How much fits is up to the card, how large a batch should be is up to the model. The gradient of a mean is the mean of the gradients, '
          'so a batch can be computed in parts whose gradients add up.',
          'A part that does not fit is halved, and the step begins again.'],
-        '''
+        ('''
+BATCH_SIZE = 64    [ 16 ] -> grad x 16/64 \\
+                   [ 16 ] -> grad x 16/64  \\  加起来 -> 裁剪 -> 更新一次
+                   [ 16 ] -> grad x 16/64  /
+                   [ 16 ] -> grad x 16/64 /
+''', '''
 BATCH_SIZE = 64    [ 16 ] -> grad x 16/64 \\
                    [ 16 ] -> grad x 16/64  \\  sum -> clip -> one update
                    [ 16 ] -> grad x 16/64  /
                    [ 16 ] -> grad x 16/64 /
-'''),
+''')),
     'v8_llama': (
         '今天的开放模型的结构', "the architecture of today's open models",
         ['GPT-2 是 2019 年的结构。今天的开放模型大多像 Llama：RMSNorm 代替 LayerNorm，SwiGLU 代替 GELU 的前馈，没有偏置；小一些的模型，输出就用词向量的矩阵。',
@@ -139,15 +175,18 @@ BATCH_SIZE = 64    [ 16 ] -> grad x 16/64 \\
         ['GPT-2 is an architecture of 2019. Most open models of today look like Llama: RMSNorm for LayerNorm, SwiGLU for the feed-forward with '
          'GELU, no biases; and the smaller ones use the word vectors as output matrix.',
          'The training loop does not change. The result is a Llama: `export_hf.py` renames its parameters, and transformers reads it.'],
-        '''
+        ('''
+x --+-- gate -- silu --+
+    +-- up ------------x--> down --> 加回残差
+''', '''
 x --+-- gate -- silu --+
     +-- up ------------x--> down --> back to the residual stream
-'''),
+''')),
     'v9_muon': (
         '更好的优化器：Muon', 'a better optimizer: Muon',
         ['AdamW 把每个权重当作一个数；Muon 把一个矩阵当作一个矩阵。它把动量换成离它最近的正交矩阵，每个方向走同样远，小方向不再被大方向淹没。',
          '它只用于各层的矩阵；词向量既是一行行查的表，又是输出的矩阵，照通常的做法仍用 AdamW。'],
-        ['AdamW takes every weight for a number; Muon takes a matrix for a matrix. It replaces the momentum by the nearest orthogonal matrix: all '
+        ['AdamW treats each weight as a number of its own; Muon treats a matrix as a matrix. It replaces the momentum by the nearest orthogonal matrix: all '
          'directions move equally far, and the small ones no longer drown in the large ones.',
          'It is for the matrices inside the blocks; the word vectors, a table that is looked up row by row and the output matrix as well, '
          'stay with AdamW, as is usual.'],
@@ -161,20 +200,31 @@ momentum = U diag(9, 3, 0.1, 0.02) V^T    ->    update = U diag(1, 1, 1, 1) V^T
         ['torchrun starts several equal processes. Each takes its windows of the batch, computes their gradients, and all gradients are summed: '
          'everybody gets the same sum and makes the same update.',
          'The data become a file of 16-bit tokens that is mapped into memory: however large the corpus, the memory stays the same.'],
-        '''
+        ('''
+rank 0: 0, 4, 8 ...  -> grad \\
+rank 1: 1, 5, 9 ...  -> grad  \\  加起来（all-reduce）-> 裁剪 -> 各处更新得一样
+rank 2: 2, 6, 10 ... -> grad  /
+rank 3: 3, 7, 11 ... -> grad /
+''', '''
 rank 0: windows 0, 4, 8 ...  -> grad \\
 rank 1: windows 1, 5, 9 ...  -> grad  \\  all-reduce (sum) -> clip -> the same update everywhere
 rank 2: windows 2, 6, 10 ... -> grad  /
 rank 3: windows 3, 7, 11 ... -> grad /
-'''),
+''')),
+}
+
+FINDINGS = {
+    'v1_bpe_rope': ('样本太小，词见得少：半数的 token 在训练歌曲里出现不超过 13 次', 'The sample is too small, and words are rare in it: half of the '
+                    'tokens occur at most 13 times in the training songs'),
+    'v8_llama': ('参数少了四分之一；补到一样多时，与 v7 相差不多', 'A quarter of the parameters is gone; with as many, it is close to v7'),
 }
 
 NOTES = {
     'v0_char_english': [],
     'v0_char_chinese': [
         ('LYRICS_DIR = ', '一个文件夹代替一个文件：放进多少个 `lyrics*.json` 都行。', 'A folder instead of a file: it takes any number of `lyrics*.json`.'),
-        ('def clean(lyric)', '署名行要有职务名和冒号：「鼓声响起」是歌词，「鼓：某人」不是。', 'A credit needs a job *and* a colon: a line that '
-         'begins with 鼓 (drum) may well be a lyric.'),
+        ('def clean(lyric)', '署名行要有职务名和冒号：「鼓声响起」是歌词，「鼓：某人」不是。', 'A credit needs both a job and a colon: '
+         '「鼓声响起」 (the drums sound) is a lyric, 「鼓：某人」 (drums: somebody) is not.'),
         ('random.Random(SEED).shuffle(songs)', '文件按歌手排序，不打乱就切，测的会是另一批歌手。', 'The files are sorted by singer: without a shuffle '
          'the test would be on other singers than the training.'),
         ('songs[clean(', '去重：一首歌出现两次，可能一次在训练、一次在测试，测试就成了背书。', 'Duplicates go: a song that occurs twice could be '
@@ -185,6 +235,9 @@ NOTES = {
     'v0_char_rope': [
         ('def rope_table()', '角度随位置线性增长；每对通道的快慢不同，像钟表的时针、分针、秒针。表只算一次，全模型共用。', 'Angles grow '
          'with the position; each pair of channels has its own speed, like the hands of a clock. The table is built once for the whole model.'),
+        ('def apply_rope(x, rope)', '把 (a, b) 转一个角度，得到 (a cos − b sin, b cos + a sin)：两半互换一次就有了 (b, a)，负号预先放进 sin 表，于是只剩一次乘、一次乘加。',
+         'A rotation turns (a, b) into (a cos − b sin, b cos + a sin): swapping the halves once brings (b, a), the minus sign is in the sin table '
+         'already, and one product and one multiply-add are left.'),
         ('if N_EMBED // N_HEADS % 2', '通道两两配成平面上的点才能旋转，所以每个头的通道数要是偶数。', 'Channels are rotated in pairs, so a head '
          'needs an even number of them.'),
         ('q, k = apply_rope(q, rope)', '只转 q 和 k：位置只影响谁看谁，不影响取回的内容 v。', 'Only q and k turn: positions decide who looks '
@@ -209,20 +262,20 @@ NOTES = {
     'v2_cosine_lr': [
         ('MIN_LR = ', '有了预热和衰减，最高点可以比原来的常数更高。', 'With warm-up and decay the peak may be higher than the constant was.'),
         ('N_EMBED = 512', '更稳的训练养得起更宽的模型（只在 GPU 的默认值里）。', 'A steadier training affords a wider model (in the GPU values only).'),
-        ('def get_lr(it)', '第 0 步的学习率不是 0，否则那一步就白走了。终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'Step 0 is not at 0, which would waste '
-         'it. The end is `MIN_LR` and not 0: the last steps still learn.'),
+        ('def get_lr(it)', '第 0 步的学习率不是 0，否则那一步就白走了。终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'The rate of step 0 is not 0, which would waste '
+         'that step. The end is `MIN_LR` and not 0: the last steps still learn.'),
         ("group['lr'] = get_lr(it)", '优化器的学习率就是参数组里的一个数，每步改写它就行。', "The learning rate is a number in the optimizer's "
          'groups; writing it at every step is all there is.'),
     ],
     'v3_gpt2_amp': [
         ('BLOCK_SIZE = 1024', '每个头的 (T, T) 矩阵随窗口的平方增长：窗口 1024 时，估计 24 GB 的显卡只放得下 8 个窗口。下一级解决它。',
-         'The (T, T) matrix of each head grows with the square of the window: at 1024 a 24 GB card holds about 8 of them, by estimate. The next step mends this.'),
+         'The (T, T) matrix of each head grows with the square of the window: at 1024 a 24 GB card holds about 8 windows, by estimate. The next step mends this.'),
         ('AMP_DTYPE = ', 'bf16 的范围与 float32 一样，不用缩放；老显卡（T4）没有 bf16，用 fp16。', 'bf16 has the range of float32 and '
          'needs no scaling; older cards (T4) lack it and use fp16.'),
         ('nn.GELU()', 'GPT-2 用的非线性：在 0 附近是光滑的，负数那边也漏一点。', "GPT-2's non-linearity: smooth around 0, and it lets a "
          'little through on the negative side.'),
-        ('def autocast()', '只有矩阵乘法这样的大操作用 16 位；softmax、归一、损失留在 float32，权重也是。', 'Only large operations such as matrix '
-         'products use 16 bits; softmax, norms and the loss stay in float32, and so do the weights.'),
+        ('def autocast()', '矩阵乘法和它后面的 GELU、dropout 用 16 位；softmax、归一、损失和权重是 float32。', 'Matrix products, and the GELU and dropout that '
+         'follow them, use 16 bits; softmax, norms, the loss and the weights stay in float32.'),
         ('def compile_model', '编译不了的机器（没有 C 编译器）照样训练，只是慢一些。', 'Where it cannot compile (no C compiler) the run goes on, '
          'only slower.'),
         ("set_float32_matmul_precision('high')", 'TF32：留在 float32 的矩阵乘法少算几位小数，快得多。', 'TF32: products that stay in float32 drop '
@@ -255,18 +308,21 @@ NOTES = {
          'limited, its direction stays.'),
     ],
     'v5_checkpoint': [
-        ('CHECKPOINT_DIR = ', '存得勤，丢得少；每隔 `SAVE_INTERVAL` 另留一份，可以退回去。', 'Saving often loses little; every `SAVE_INTERVAL` steps '
-         'a copy stays for good.'),
+        ('CHECKPOINT_DIR = ', '存得勤，丢得少；每隔 `SAVE_INTERVAL` 另留一份，可以退回去。', 'Frequent saves lose little; every `SAVE_INTERVAL` steps '
+         'another copy is kept, to go back to.'),
         ('def train_loader(data, start)', '从第 `start` 步接着取：因为每一步的窗口只由 `(SEED, it)` 决定，不必重放前面的。',
          'Goes on at step `start`: as the windows depend on `(SEED, it)` alone, nothing has to be replayed.'),
         ('def save_checkpoint', '先写到临时文件，`fsync` 落盘，再改名。改名是一瞬间的事：要么是旧的，要么是新的，没有半个。', 'Written aside, '
          'flushed to disk, then renamed. Renaming is atomic: the old file or the new one, never half of either.'),
-        ('def load_checkpoint', '装得进来才用：坏了的、别的脚本的、别的词表的，各有一句说明，不是一串报错。', 'Used only if it fits: a broken file, one of '
-         'another script or of another vocabulary gets its own sentence instead of a traceback.'),
+        ('def load_checkpoint', '装得进来才用：坏了的、别的尺寸的、别的词表的，各有一句说明，不是一串报错。', 'Used only if it fits: a broken file, '
+         'another size or another vocabulary gets its own sentence instead of a traceback.'),
         ('def rng_state', '随机数的状态也存：续上之后，dropout 从断的地方接着丢。', 'The random state is kept as well: dropout goes on where it stopped.'),
-        ('def restore(', '权重、优化器、随机状态都退回存盘的那一刻。', 'Weights, optimizer and random states go back to the moment of the save.'),
+        ('def restore(', '权重、优化器的动量、随机状态退回存盘的那一刻；学习率、衰减用现在的常量。尺寸相同、结构不同的（别的脚本的），在这里拒绝。',
+         "Weights, the optimizer's momentum and the random states go back to the moment of the save; rates and decay are those of today's "
+         "constants. A checkpoint of the same sizes and another structure (another script's) is refused here."),
         ('def check_disk', '放不下检查点的磁盘，开始就说，不等到几小时以后。', 'A disk too full for a checkpoint is reported at the start, not hours later.'),
-        ('received = catch_signals()', '信号先记下来，做完这一步、存好再停。', 'The signal is noted; the step is finished and saved first.'),
+        ('def catch_signals', '信号先记下来，做完这一步、存好再停。再按一次 Ctrl-C 立即停：第一次之后，处理办法就还给了系统。', 'The signal is noted; the step is '
+         "finished and saved first. A second Ctrl-C stops at once: after the first, the system's own handler is back."),
         ('def config()', '全部常量写进检查点：以后不看脚本也知道这个模型是怎么训练的。', 'All constants go into the checkpoint: it says by itself '
          'how it was trained.'),
         ('first == 0', '续训时不再写「训练前」的样例。', 'A continued run writes no sample from before the training.'),
@@ -281,12 +337,16 @@ NOTES = {
         ("grad_norm = nn.utils", '裁剪时顺便得到梯度的范数：训练出问题，它往往先知道。', 'Clipping yields the norm anyway: it is often the first to '
          'tell of trouble.'),
         ("'wandb_id': run.id", '编号存进检查点：续训接着画同一条曲线。', 'The id is in the checkpoint: a continued run goes on with the same curves.'),
-        ("run.finish()", '最后的上传出了问题，也不变成一串报错。', 'A failing upload at the end is no traceback.'),
+        ("run.finish()", '最后的上传出了问题，也不变成一串报错。', 'An upload that fails at the end does not become a traceback.'),
     ],
     'v7_grad_accum': [
         ('MICRO_BATCH_SIZE = 16', '一批多大、一次算多大，从此是两回事。', 'How large a batch is and how much is computed at once are two things '
          'from here on.'),
         ('MODEL_SIZES = {', '几个现成的尺寸，不必自己凑宽度和头数。', 'Sizes that fit together, for those who do not want to work them out.'),
+        ("CHECKPOINT_DIR = ", '模型可以换尺寸了，检查点放在自己的文件夹，不去碰 v5、v6 的。', 'The model comes in sizes now; its checkpoints get a folder of '
+         'their own and leave those of v5 and v6 alone.'),
+        ('编译时显存不够', '编译要先跑一小批；那时显存不够也不停，训练时再减半。', 'Compiling runs a small batch first; if that does not fit, the run goes '
+         'on, and halves once it trains.'),
         ('recompute(block', '反向需要每层的中间结果。不存，反向时再算一遍：用时间换显存。', 'The backward pass needs what each layer computed. '
          'Computing it again instead of keeping it trades time for memory.'),
         ('def accumulate_gradients', '每份的损失按窗口数加权，最后一份小一些也对。放不下时，随机状态退回这一步的开头，与一开始就分得这么小完全一样。',
@@ -306,20 +366,26 @@ NOTES = {
         ('self.proj = nn.Linear(N_EMBED, N_EMBED, bias=False)', '偏置在大模型里用处不大，去掉更简单。', 'Biases do little in large models; without '
          'them there is less to think of.'),
         ('recompute(self.narrow', '只存 gate 和 up 的结果；silu、乘积在反向时再算。', 'Only what gate and up give is kept; silu and the product are computed again.'),
-        ('F.silu(gate) * up', '一条支路开门，一条支路放行。三个矩阵各宽 8/3 倍，与两个 4 倍宽的一样多。', 'One branch opens the door '
-         'for the other. Three matrices of 8/3 the width have as many parameters as two of four times the width.'),
+        ('F.silu(gate) * up', '一条支路决定另一条的每个通道放行多少。三个矩阵各宽 8/3 倍，与两个 4 倍宽的差不多一样多；凑成 64 的倍数，GPU 好算（宽 128 时因此多 12.5%）。',
+         'One branch decides how much of each channel of the other passes. Three matrices of 8/3 the width have about as many parameters as two '
+         'of four times; rounded up to a multiple of 64, which suits a GPU (12.5 % more at width 128).'),
         ('self.ln1 = nn.RMSNorm', '只除以均方根，不减均值，也没有偏置。', 'Divided by the root mean square: no mean is taken away, no bias added.'),
         ('self.lm_head.weight = self.token_embedding.weight', '读进来与写出去用同一张表：省下 词表 × 宽 个参数，每个词向量也学得更勤。',
          'One table for reading and writing: it saves vocabulary × width parameters, and each word vector learns more often.'),
         ('model.blocks.modules()', '输出矩阵现在是词向量，不衰减。', 'The output matrix is the word vectors now, and does not decay.'),
     ],
     'v9_muon': [
+        ('LEARNING_RATE = 4e-3', '只管词向量和归一的缩放了。词向量从 0.02 起步，走小步要很久才长得大，所以 GPU 上加大；小样本上那样会背歌，不加。',
+         'For word vectors and norm gains only now. The vectors start at 0.02 and would take long to grow in small steps, so the rate goes up on a '
+         'GPU; a small sample would be learned by heart, so there it stays.'),
         ('MUON_LR = ', '两个优化器，两个学习率，同样的升降。', 'Two optimizers, two learning rates, one schedule.'),
         ('WEIGHT_DECAY = 0.1 if GPU', 'Muon 学得快，小样本上也背得快；衰减大一些，压住它。', 'Muon learns fast, and learns a small sample by heart as fast; more decay restrains it.'),
-        ('self.q_norm', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。', 'With q and k normalised, their product '
-         'no longer grows with the weights (only with the learned gains), and softmax is less likely to become extreme: larger steps are safe.'),
-        ('nn.init.zeros_(parameter)', '往残差上加的矩阵从 0 开始，刚开始每层都是恒等。', 'What is added to the residual stream begins at 0: at the '
-         'start every layer is the identity.'),
+        ('self.q_norm', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。代价：反向要用归一之前的 q、k；float32 时它们是 qkv 的视图，整块又留了下来（GPU 上 16 位的会先转成 float32，不受影响）。',
+         'With q and k normalised, their product no longer grows with the weights (only with the learned gains), and softmax is less likely to '
+         'become extreme: larger steps are safe. The price: the backward pass needs q and k from before the norm; in float32 they are views into '
+         'qkv, which stays whole again (on a GPU, 16 bits are converted to float32 first, and it goes).'),
+        ('nn.init.zeros_(parameter)', '往残差上加的矩阵从 0 开始：刚开始每层都是恒等，梯度从输出直通词向量。', 'What is added to the residual stream begins at 0: at the '
+         'start every layer is the identity, and the gradient runs straight from the output to the word vectors.'),
         ('def make_optimizers', 'Muon 只管各层里二维的矩阵；词向量和归一的缩放归 AdamW。', 'Muon takes the matrices inside the blocks; word '
          'vectors and norm gains stay with AdamW.'),
         ("zip(optimizers, checkpoint['optimizer'])", '两个优化器各存各的状态，精确续训照旧。', 'Each optimizer keeps its state: runs still resume exactly.'),
@@ -332,16 +398,21 @@ NOTES = {
          'environment; without it there is one.'),
         ('sys.exit(f\'错误：{message}\' if LOCAL_RANK == 0 else 1)', '几个进程遇到同样的错误，只说一遍。', 'Several processes meet the same error; it is '
          'said once.'),
-        ('def gather(value)', '唯一的小工具：每个进程交一个值，人人得到全部。等人、合计损失、收集随机状态都用它。', 'The one small tool: everybody '
+        ('def gather(value', '唯一的小工具：每个进程交一个值，人人得到全部。等人、合计损失、收集随机状态都用它。', 'The one small tool: everybody '
          'hands in a value and gets all of them. Waiting, adding up losses and collecting random states all use it.'),
-        ('def read_lyrics', '一首一首地读：内存只装得下一小段，文件多大都行。', 'One song at a time: only a small piece is in memory, however large '
+        ('def read_lyrics', '一首一首地读：内存里只有一小段，文件多大都行。', 'One song at a time: only a small piece is in memory, however large '
          'the file.'),
-        ('def documents(files)', '全部正文不在内存里，没法打乱；由正文的指纹决定它在哪一边，重复的总在同一边。见过的指纹放在磁盘上。',
-         'The texts are not all in memory and cannot be shuffled; the hash of a text decides its side. The hashes seen so far are kept on disk.'),
+        ('def documents(files)', '全部正文不在内存里，没法打乱；由正文的指纹决定它在哪一边，重复的总在同一边。所以测试的歌与 v9 不同，bits/char 不能直接比。见过的指纹放在磁盘上。',
+         'The texts are not all in memory and cannot be shuffled; the hash of a text decides its side, so that duplicates are always on the same. '
+         "Hence the test songs are not v9's, and bits/char cannot be compared with it. The hashes seen so far are kept on disk."),
+        ('heapq.heappush(sample', '全部正文里随机抽一些来学词表：留下随机数最小的，放不下就拿走最大的。不必先知道总共有多少。', 'A random sample of all texts '
+         'teaches the vocabulary: those with the smallest numbers stay, and the largest goes when they are too many. Nobody has to know the total.'),
         ('def build_tokens', '在临时文件夹里写好、落盘，再改名：建到一半的不会被当成建好的。', 'Written aside and flushed, then renamed: half a build is '
          'never taken for a whole one.'),
-        ('def prepare_tokens', '名字里有数据、常量、清洗的代码的指纹：变了就另建一份，没变就直接用。一个进程建，其余的等它。', 'The name holds a hash of the '
-         'data, the constants and the cleaning code: a change builds anew, no change uses what is there. One process builds, the others wait.'),
+        ('def prepare_tokens', '名字里是一个指纹：各文件的名字、大小、修改时间，常量，以及清洗、切分、分词的代码；变了就另建一份。每台机器上由一个进程建，其余的在一个特别有耐心的组里等它；别的通信照常半小时（GPU 上十分钟）没有回音就算断了。',
+         "The name holds a hash of the files' names, sizes and dates, of the constants and of the code that cleans, splits and tokenizes: a "
+         'change builds anew. On each machine one process builds, and the others wait for it in a group that '
+         'is very patient; all other messages fail after the usual half an hour (ten minutes on GPUs).'),
         ('dist.DistError', '别的进程停了，这边看到的只是连接断掉：说清楚，该去看谁的话。', 'When another process stops, all that is seen here is a broken connection: it '
          'says where to look.'),
         ('[RANK::WORLD_SIZE]', '整批的窗口每个进程都知道，各取各的一份：几个进程，看到的都是同一批。', 'Every process knows the whole batch and takes '
@@ -350,11 +421,14 @@ NOTES = {
          'not of the share: the sum over all processes is the mean over the batch.'),
         ("torch.manual_seed(random.Random(", '初始权重人人一样；从这里起，dropout 各丢各的。', 'The first weights are the same everywhere; from here on each process '
          'drops its own.'),
-        ('def join_processes', '一组进程先互相找到：谁是第 0 个、在哪个地址。只有一个进程时什么也不做。', 'The processes find one another first. With a '
-         'single one there is nothing to do.'),
+        ('def join_processes', '一组进程先互相找到：谁是第 0 个、在哪个地址。重启的一组换一个名字，免得读到上一组留下的地址。只有一个进程时什么也不做。',
+         'The processes find one another first: who is number 0, and at which address. A restarted group takes another name, so that it does not '
+         'read the address that the dead one left. With a single process there is nothing to do.'),
         ("'rng': gather(rng_state())", '每个进程的随机状态都存：续上以后，各自接着丢。', 'The random state of every process is saved, so that each goes on with its own.'),
         ('def sum_gradients', '先全部发出再等，通信可以并行。加起来（不是平均）：每份的损失已经除过整批的大小。', 'All are sent before the first is '
          'waited for. A sum and not a mean: each share was divided by the whole batch already.'),
+        ('if number == signal.SIGINT', '停止信号可能来两次：进程自己收到一次，torchrun 再转发一次。第二次不能打断存盘。', 'The signal may come twice: once to the process, '
+         'and once more from torchrun, which passes it on. The second must not interrupt the saving.'),
         ('any(stops)', '谁收到停止信号，大家都在同一步停：否则有人会永远等下去。', 'Whoever is told to stop, all stop after the same step: else '
          'somebody would wait for ever.'),
     ],

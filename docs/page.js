@@ -24,10 +24,11 @@ document.getElementById('theme').onclick = () => {
 function go(direction) {                              // to the next or previous change
   const hunks = [...document.querySelectorAll('.hunk')]
   if (!hunks.length) return
-  const at = hunks.indexOf(document.activeElement.closest('.hunk'))
+  const at = hunks.indexOf(document.activeElement.closest('.hunk')), box = at < 0 ? null : hunks[at].getBoundingClientRect()
   let next = at + direction
-  if (at < 0) {                                       // none has the focus: from where the reader is
-    const after = hunks.findIndex(hunk => hunk.getBoundingClientRect().top > 1)
+  if (!box || box.bottom < 0 || box.top > innerHeight) {     // none in sight has the focus: from where the reader is
+    const top = parseFloat(getComputedStyle(root).scrollPaddingTop) + 1
+    const after = hunks.findIndex(hunk => hunk.getBoundingClientRect().top > top)
     next = direction > 0 ? (after < 0 ? hunks.length - 1 : after) : (after < 0 ? hunks.length : after) - 1
   }
   const hunk = hunks[Math.min(Math.max(next, 0), hunks.length - 1)]

@@ -198,7 +198,7 @@ def test_the_large_setting_needs_a_large_corpus(arguments, project):
 
 def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     (tmp_path / 'sample.json').write_text('[]', encoding='utf-8')
-    job, machine = {'constants': {'LYRICS_DIR': str(tmp_path)}}, {'python': '3.11.1', 'packages': {'torch': '2.13.0'}}
+    job, machine = {'constants': {'LYRICS_DIR': str(tmp_path)}}, {'device': 'cpu', 'python': '3.11.1', 'packages': {'torch': '2.13.0'}}
     first = ladder.fingerprint(job, f'"""doc"""\nLYRICS_DIR = {str(tmp_path)!r}  # comment\ndef f():\n    """doc"""', machine)
     other = tmp_path / 'other'
     other.mkdir()
@@ -208,7 +208,13 @@ def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     assert ladder.fingerprint(moved, source, machine) == first
     assert ladder.fingerprint(moved, source + '\n    return 1', machine) != first
     assert ladder.fingerprint(moved, source, machine | {'packages': {'torch': '2.14.0'}}) != first
-    (other / 'lyrics1.json').write_text('[{}]', encoding='utf-8')
+    on_a_gpu = source + '\n    if GPU:\n        x = 1\n    return 0'
+    with_the_other = on_a_gpu.replace('x = 1', 'x = 2')             # this machine runs neither; a GPU would
+    assert ladder.fingerprint(moved, on_a_gpu, machine) == ladder.fingerprint(moved, with_the_other, machine)
+    assert ladder.fingerprint(moved, on_a_gpu, machine | {'device': 'cuda'}) != \
+        ladder.fingerprint(moved, with_the_other, machine | {'device': 'cuda'})
+    (other / 'data').mkdir()
+    (other / 'data/lyrics1.json').write_text('[{}]', encoding='utf-8')      # as a clone lies below ChineseLyrics/
     ladder.corpus_hash.cache_clear()
     assert ladder.fingerprint(moved, source, machine) != first
 

@@ -3,6 +3,7 @@ import json
 import pickle
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_stop_signal_to_one_process_stops_all_after_the_same_step(rung, tmp_pa
     path = rung(NAME, **SAME)
     source = path.read_text(encoding='utf-8')
     line = '        loss, micro_batch_size = accumulate_gradients('
-    stop = '        if it == 4 and RANK == 1: signal.raise_signal(signal.SIGTERM)\n'
+    stop = '        if it == 4 and RANK == 1: [signal.raise_signal(signal.SIGTERM) for _ in range(2)]\n'     # its own, and torchrun's
     path.write_text(source.replace(line, stop + line), encoding='utf-8')
     status, out, err = finished(torchrun(path, 2))
     assert status and '第 5 步已存入' in out and read(tmp_path / 'checkpoints/v10_ddp/latest.pt')['step'] == 5
@@ -236,7 +237,7 @@ def test_more_processes_than_gpus_are_refused(load, monkeypatch):
         module.check_constants()
 
 
-@pytest.mark.parametrize('how', ['error', 'kill'])
+@pytest.mark.parametrize('how', ['error', 'full disk', 'kill'])
 def test_an_interrupted_build_is_never_taken_for_a_finished_one(how, load, rung, tmp_path, monkeypatch):
     write_songs(tmp_path / 'data/lyrics1.json', SONGS)
     constants = {'LYRICS_DIR': str(tmp_path / 'data'), 'BPE_VOCAB_SIZE': 400}
@@ -247,6 +248,23 @@ def test_an_interrupted_build_is_never_taken_for_a_finished_one(how, load, rung,
             with pytest.raises(ZeroDivisionError):
                 module.load_data()
         assert not list((tmp_path / 'data').glob('tokens_*'))       # nothing is left behind
+    elif how == 'full disk':                                        # for a moment: only the tokens do not fit
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        islice = module.itertools.islice
+
+        def first_batch(*arguments):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            return islice(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(module.itertools, 'islice', first_batch)
+            patch.setattr(module.Path, 'write_bytes', lambda path, data, write=module.Path.write_bytes:
+                          resource.setrlimit(resource.RLIMIT_FSIZE, limits) or write(path, data))
+            try:
+                with pytest.raises(OSError):
+                    module.load_data()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list((tmp_path / 'data').glob('tokens_*'))
     else:
         path = rung(NAME, **constants)
         source = path.read_text(encoding='utf-8')
@@ -292,6 +310,7 @@ BROKEN = {
     'entries are strings': ('["一"]', '第 1 首'),
     'lyric of numbers': ('[{"lyric": [1]}]', '第 1 首'),
     'garbage': ('[{"lyric": ["一"]} 乱码]', '第 2 首'),
+    'two arrays': ('[{"lyric": ["一"]}]\n[{"lyric": ["二"]}]', '后面还有内容'),
     'nested too deep': ('[' + '[' * 200_000, 'lyrics1.json'),
     'no songs': ('[]', '0 首'),
     'only credits': ('[{"lyric": ["作词：某人"]}]', '0 首'),
@@ -309,6 +328,19 @@ def test_broken_data(case, load, tmp_path):
     assert tmp_path.name in stop.value.code
 
 
+def test_a_mistake_in_a_large_file_does_not_fill_the_memory(load, tmp_path):
+    with open(tmp_path / 'lyrics1.json', 'w', encoding='utf-8') as file:
+        file.write('[{"lyric": ["a"]}, {"lyric": [oops')
+        file.writelines(['x' * 2**20] * 100)
+    module = load(NAME, LYRICS_DIR=str(tmp_path))
+    tracemalloc.start()
+    with pytest.raises(SystemExit, match='第 2 首'):
+        module.load_data()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6                                             # of a file of 105 MB, whose end would be read too
+
+
 def test_another_encoding(load, tmp_path):
     for name in ('lyrics1.json', 'one.txt'):
         (tmp_path / name).write_bytes(json.dumps(SONGS, ensure_ascii=False).encode('gbk'))
@@ -322,12 +354,16 @@ def test_plain_text(load, tmp_path):
     (tmp_path / 'a/one.txt').write_text('一篇，两行\n第二行\n', encoding='utf-8-sig')
     (tmp_path / 'b.txt').write_text('\n\n甲\n乙\n  \n\n丙\n', encoding='utf-8')
     (tmp_path / 'tiny.txt').write_text('Once upon\n\na time\n<|endoftext|>\nThe end\n<|endoftext|>\n', encoding='utf-8')
-    (tmp_path / 'no_line_break.txt').write_text('长' * 20_000 + '短' * 30_000, encoding='utf-8')
+    (tmp_path / 'inline.txt').write_text('One.<|endoftext|>Two,\n\nand ' + 'long ' * 1000 + '<|endoftext|>\n', encoding='utf-8')
+    (tmp_path / 'late.txt').write_text('x' * 70_000 + '<|endoftext|>' + 'late', encoding='utf-8')     # the first marker comes late
+    (tmp_path / 'no_line_break.txt').write_text('长' * 2_000 + '短' * 3_000, encoding='utf-8')
     write_songs(tmp_path / 'lyrics1.json', [{'lyric': ['一首歌']}])
     module = load(NAME, LYRICS_DIR=str(tmp_path))
     texts = [text for text, _ in module.documents(module.data_files())]
-    cut = ['长' * 20_000, '短' * 20_000, '短' * 10_000]
-    assert texts == ['一篇，两行\n第二行', '甲\n乙', '丙', '一首歌', *cut, 'Once upon\na time', 'The end']
+    inline = ['One.', 'Two,\nand ' + ('long ' * 1000).strip()]
+    late = ['x' * 20_000, 'x' * 10_000, 'late']                      # of equal pieces one is kept
+    cut = ['长' * 2_000, '短' * 2_000, '短' * 1_000]
+    assert texts == ['一篇，两行\n第二行', '甲\n乙', '丙', *inline, *late, '一首歌', *cut, 'Once upon\na time', 'The end']
 
 
 def test_trains_on_plain_text(rung, tmp_path):
@@ -345,9 +381,24 @@ def test_the_tokenizer_learns_from_a_bounded_sample(load, tmp_path, monkeypatch)
     module = load(NAME, LYRICS_DIR=str(tmp_path), BPE_VOCAB_SIZE=400, TOKENIZER_BYTES=(tmp_path / 'lyrics1.json').stat().st_size // 4)
     seen = []
     monkeypatch.setattr(module, 'train_tokenizer', lambda songs, train=module.train_tokenizer: seen.extend(songs) or train(songs))
-    tokenizer, train, test, _ = module.load_data()
-    held_out = {text for text, chance in module.documents(module.data_files()) if chance < 0.1}
-    assert 40 < len(seen) < 100 and not held_out & set(seen)        # about a quarter of 270
+    module.load_data()
+    chances = dict(module.documents(module.data_files()))
+    training = sorted((text for text in chances if chances[text] >= 0.1), key=chances.get)
+    assert sorted(seen, key=chances.get) == training[:len(seen)]    # those with the smallest numbers: a random sample
+    size = sum(len(text.encode()) for text in seen)
+    assert size <= module.TOKENIZER_BYTES < size + len(training[len(seen)].encode())
+
+
+def test_a_few_songs_of_a_large_corpus_teach_the_tokenizer(load, tmp_path, monkeypatch):
+    """MAX_SONGS, and songs that occur many times, count for what is left of them."""
+    write_songs(tmp_path / 'lyrics1.json', SONGS[:40] * 50)
+    for name, songs in (('MAX_SONGS', 20), ('repeated', None)):
+        module, seen = load(NAME, LYRICS_DIR=str(tmp_path), BPE_VOCAB_SIZE=400, MAX_SONGS=songs, TOKENIZER_BYTES=6000), []
+        monkeypatch.setattr(module, 'train_tokenizer', lambda songs, seen=seen: seen.extend(songs) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            module.load_data()
+        training = [text for text, chance in module.documents(module.data_files()) if chance >= 0.1]
+        assert sorted(seen) == sorted(training) and len(seen) > 15, name
 
 
 def test_workers_get_the_path_and_not_the_tokens(load, tmp_path):
@@ -361,5 +412,6 @@ def test_workers_get_the_path_and_not_the_tokens(load, tmp_path):
 
 def test_max_songs(load, tmp_path):
     write_songs(tmp_path / 'lyrics1.json', SONGS)
-    module = load(NAME, LYRICS_DIR=str(tmp_path), MAX_SONGS=50)
-    assert len(list(module.documents(module.data_files()))) == 50
+    for number in (50, 0):
+        module = load(NAME, LYRICS_DIR=str(tmp_path), MAX_SONGS=number)
+        assert len(list(module.documents(module.data_files()))) == number

@@ -1,4 +1,5 @@
 """docs/: the committed pages are what build.py makes now, stand alone, and work in a real browser."""
+import html
 import re
 import shutil
 import subprocess
@@ -7,6 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 from conftest import ROOT, RUNGS
+
+sys.path.insert(0, str(ROOT / 'docs'))
+import build
+from notes import NOTES
 
 PAGES = ['index.html', 'compare.html', *(f'{name}.html' for name in RUNGS), *(f'{name}.source.html' for name in RUNGS[1:])]
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -98,6 +103,20 @@ def test_a_step_shows_exactly_the_difference():
             source = (ROOT / f'{name}.py').read_text(encoding='utf-8')
             plain = '\n'.join(re.sub('<.*?>', '', line) for line in lines).replace('&lt;', '<').replace('&gt;', '>').replace('&amp;', '&')
             assert plain == re.sub(r'\A""".*?"""\n', '', source, flags=re.S).rstrip('\n'), (below, above)
+
+
+def test_every_change_changes_something_and_has_its_notes_in_order():
+    for above in RUNGS[1:]:
+        titles = []
+        for hunk in re.findall('<section class=hunk.*?</section>', text(f'{above}.html'), re.S):
+            lines = [html.unescape(re.sub('<.*?>', '', line)) for line in re.findall('<(?:del|ins) class=.>(.*?)</(?:del|ins)>', hunk)]
+            assert any(line.strip() for line in lines), (above, hunk[:200])
+            titles.append(re.search('<h3>(.*?)</h3>', hunk)[1])
+            shown = {hunk.index(build.prose(chinese)): key for key, chinese, _ in NOTES[above] if build.prose(chinese) in hunk}
+            notes = [shown[place] for place in sorted(shown)]       # as they stand on the page
+            places = [next(n for n, line in enumerate(lines) if key in line) for key in notes]
+            assert places == sorted(places), (above, notes)
+        assert len(set(titles)) == len(titles), above               # each can be told from the others
 
 
 def test_colours_stand_out_in_light_and_dark():
@@ -204,6 +223,9 @@ def test_deep_links(visit):
     page = visit('v4_flash_optim.html#make_optimizer')
     assert page.evaluate('document.activeElement.id') == 'make_optimizer'
     assert -1 <= page.locator('#make_optimizer').bounding_box()['y'] < 200
+    page.evaluate('scrollTo(0, 0)')                                 # scrolled away by hand: on from what is in sight, not from the link
+    page.keyboard.press('j')
+    assert page.evaluate('document.activeElement === document.querySelector(".hunk")')
 
 
 def test_language(visit):
@@ -225,6 +247,22 @@ def test_dark_and_light(visit):
     assert (background(light), background(dark)) == ('rgb(255, 255, 255)', 'rgb(21, 24, 28)')
     light.click('#theme')
     assert background(light) == 'rgb(21, 24, 28)'
+    light.emulate_media(media='print')                              # on paper it is light again, and without switches
+    assert background(light) == 'rgb(255, 255, 255)' and not light.locator('#theme').is_visible()
+
+
+def test_old_and_new_differ_by_more_than_colour(visit):
+    page = visit('v2_cosine_lr.html', 360, 740)
+    signs = page.evaluate('''[['l', 'del'], ['r', 'ins']].map(([side, tag]) =>
+        getComputedStyle(document.querySelector(`i.${side}:has(+ ${tag})`), '::before').content)''')
+    assert signs == ['"−"', '"+"']
+
+
+def test_the_plots_can_be_read_on_a_phone(visit):
+    page = visit('index.html', 360, 740)
+    if page.locator('figure').count():
+        plot = page.locator('.plot').first
+        assert plot.locator('svg').bounding_box()['width'] > 500 and plot.bounding_box()['width'] < 360      # it scrolls
 
 
 def test_without_javascript(visit):
@@ -232,6 +270,7 @@ def test_without_javascript(visit):
     assert page.locator('h1 [lang=zh-CN]').is_visible() and not page.locator('h1 [lang=en]').is_visible()
     page.locator('details.fold summary').first.click()
     assert page.locator('details.fold div.w').first.is_visible()
+    assert not page.locator('#theme').is_visible() and not page.locator('.keys').is_visible()     # what would do nothing
     page = visit('compare.html', java_script_enabled=False)
     assert page.locator('noscript').count() and '要 JavaScript' in page.content()
 

@@ -1,4 +1,4 @@
-// Any rung against any other, laid out as the steps are. The differences themselves are in the page, as Python's difflib found them.
+// Any rung against any other, laid out as the steps are, but line by line: no words are marked. The differences themselves are in the page, as Python's difflib found them.
 const data = JSON.parse(document.getElementById('data').textContent), context = 3
 const a = document.getElementById('a'), b = document.getElementById('b'), names = Object.keys(data.scripts)
 
@@ -25,7 +25,13 @@ function show() {
   const [old, young] = [data.scripts[a.value], data.scripts[b.value]], list = changes(a.value, b.value)
   let html = '', i = 0, k = 0, open = false, added = 0, removed = 0, hunks = 0
   const close = () => { if (open) html += '</div></section>'; open = false }
-  const start = () => { if (!open) { hunks++; html += `<section class=hunk id="${pair}.${hunks}" tabindex=-1><h2><a href="#${pair}.${hunks}">${hunks}</a></h2><div class=rows>` } open = true }
+  const start = line => {                             // a change begins, with line `line` of the new script
+    if (open) return
+    open = true
+    hunks++
+    const title = `${hunks} · ${b.value} <span lang="zh-CN">第 ${line + 1} 行</span><span lang="en">line ${line + 1}</span>`
+    html += `<section class=hunk id="${pair}.${hunks}" tabindex=-1><h2><a href="#${pair}.${hunks}">${title}</a></h2><div class=rows>`
+  }
   const quiet = (n, last) => {                        // n unchanged lines: the ends stay in sight, the middle is folded
     const head = open ? context : 0, tail = last ? 0 : context
     const lines = Array.from({ length: n }, (_, x) => same(i + x, k + x, young[k + x]))
@@ -34,13 +40,13 @@ function show() {
       close()
       const middle = n - head - tail
       html += `<details class=fold><summary><span lang="zh-CN">${middle} 行没有变</span><span lang="en">${middle} unchanged lines</span></summary>${lines.slice(head, n - tail).join('')}</details>`
-      if (tail) { start(); html += lines.slice(n - tail).join('') }
-    } else { if (!last) start(); html += lines.join('') }
+      if (tail) { start(k + n - tail); html += lines.slice(n - tail).join('') }
+    } else { if (!last) start(k); html += lines.join('') }
     i += n; k += n
   }
   for (const [from, to, start2, end2] of list) {
     quiet(from - i, false)
-    start()
+    start(k)
     for (let x = 0; x < Math.max(to - from, end2 - start2); x++) {
       const left = from + x < to ? from + x : -1, right = start2 + x < end2 ? start2 + x : -1
       html += `<div class=w>${cell('l', left, old[left])}${cell('r', right, young[right])}</div>`
