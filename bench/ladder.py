@@ -75,7 +75,7 @@ WITHOUT = [
     ('v4_flash_optim', 'residual scaling', '残差投影缩小', [('std=0.02 / math.sqrt(2 * N_LAYERS)', 'std=0.02')]),
     ('v4_flash_optim', 'fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')]),
     ('v4_flash_optim', 'DataLoader workers', 'DataLoader 的子进程', {'NUM_WORKERS': 0}),
-    ('v8_llama', 'the smaller model', '模型变小（补到与 v7 一样多的参数）', {'N_EMBED': {'small': 152, 'large': 152, 'gpu': 544}}),
+    ('v8_llama', 'the smaller model', '模型变小（补到与 v7 差不多一样多的参数）', {'N_EMBED': {'small': 152, 'large': 152, 'gpu': 544}}),
     ('v8_llama', 'tied embeddings', '词向量共用', [
         ('self.lm_head.weight = self.token_embedding.weight', 'pass'),
         ('for module in model.blocks.modules()', 'for module in model.modules()')]),
@@ -101,9 +101,8 @@ NOT_THERE = {'small': {'the high rate for the word vectors'}, 'large': {'the lar
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum'}      # each repeats the losses of the rung below
 OTHER_SPLIT = 'v10_ddp'                                             # splits by content: other test songs, and no change to the training
 ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below', '显存': 'GPU memory', '内存': 'memory', '去掉': 'without',
-           '比不去掉': 'against with', '曲线最低': 'lowest of the curve', 'tok/s 变化': 'tok/s', '字/s': 'chars/s', '参数': 'parameters',
-           '算力利用率': 'FLOPs utilisation',
-           '编译': 'compilation', '要有 GPU': 'needs a GPU',
+           '比完整的': 'against the whole rung', '备注': 'remarks', '曲线最低': 'lowest of the curve', 'tok/s 变化': 'tok/s',
+           '字/s': 'chars/s', '参数': 'parameters', '算力利用率': 'FLOPs utilisation', '编译': 'compilation', '要有 GPU': 'needs a GPU',
            '训练没有变，应当相同': 'the training does not change: equal',
            '训练没有变；数据按内容切分，测试集不同，不能与别的级比': 'the training does not change; another test set (split by content)',
            '混合精度、编译要有 GPU 才开，这里只有 GELU':
@@ -442,7 +441,7 @@ def report(results: dict) -> dict[str, str]:
                      f'{lowest(first(jobs)):.3f}', around(tok_per_s, ',.0f'), chars_per_s, memory(jobs, gpu),
                      notes(rung, machine['device'])])
     if rows:
-        tables['controlled' + suffix] = table(['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, ''], rows)
+        tables['controlled' + suffix] = table(['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, '备注'], rows)
     rows = []
     for rung, name, chinese, _ in WITHOUT:
         jobs = by_number(results, f'without/{rung}/{name}')
@@ -452,7 +451,7 @@ def report(results: dict) -> dict[str, str]:
         elif rung in controlled and not gpu and name in NEEDS_GPU:
             rows.append([f'`{rung}`', chinese, '要有 GPU', '—', '—', '—'])
     if any('要有 GPU' not in row for row in rows):
-        header = ['脚本', '去掉', 'bits/char', '比不去掉', 'tok/s 变化', memory_name]
+        header = ['脚本', '去掉', 'bits/char', '比完整的', 'tok/s 变化', memory_name]
         tables['leave-one-out' + suffix] = table(header, rows)
     rows = []
     for rung in RUNGS:
