@@ -287,19 +287,21 @@ def clean(lyric):
 
 
 def read_texts(file):
-    """依次给出一个纯文本文件里的各篇：用空行分开；有 <|endoftext|> 的，用它分开。超过两万字的一篇从中间断开。"""
+    """依次给出一个纯文本文件里的各篇：用空行分开，超过两千字的从中间断开；有 <|endoftext|> 的，用它分开，超过两万字才断开。"""
     with open(file, encoding='utf-8-sig') as stream:
-        separator = '<|endoftext|>' if '<|endoftext|>' in stream.read(2**16) else ''
+        marked = any('<|endoftext|>' in line for line in iter(lambda: stream.readline(20_000), ''))
+        end, limit = ('<|endoftext|>', 20_000) if marked else ('', 2_000)
         stream.seek(0)
         lines, size = [], 0
-        for line in itertools.chain(iter(lambda: stream.readline(20_000), ''), [separator]):
-            line = line.strip()
-            if line and line != separator:
-                lines.append(line)
-                size += len(line)
-            if line == separator or size >= 20_000:
-                yield '\n'.join(lines)
-                lines, size = [], 0
+        for line in itertools.chain(iter(lambda: stream.readline(limit), ''), [end]):
+            for part in re.split(r'(<\|endoftext\|>)', line) if marked else [line]:
+                part = part.strip()
+                if part and part != end:
+                    lines.append(part)
+                    size += len(part)
+                if part == end or size >= limit:
+                    yield '\n'.join(lines)
+                    lines, size = [], 0
 
 
 def training_songs(config):
