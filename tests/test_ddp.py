@@ -4,7 +4,9 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tracemalloc
@@ -274,6 +276,47 @@ def test_an_interrupted_build_is_never_taken_for_a_finished_one(how, load, rung,
         assert run_script(path).returncode == -9
         assert [path.suffix for path in (tmp_path / 'data').glob('tokens_*')] == ['.unfinished']
     assert len(module.load_data()[1]) > 1000 and build(module).is_dir()
+
+
+def test_two_runs_that_build_the_same_tokens_at_once(load, tmp_path, monkeypatch):
+    """The other one is done first, at the last moment: its tokens are used, and nothing is left behind."""
+    write_songs(tmp_path / 'lyrics1.json', SONGS)
+    module = load(NAME, LYRICS_DIR=str(tmp_path), BPE_VOCAB_SIZE=400)
+
+    def rename(source, target, rename=module.Path.rename):
+        shutil.copytree(source, target)
+        return rename(source, target)
+    monkeypatch.setattr(module.Path, 'rename', rename)
+    assert len(module.load_data()[1]) > 1000 and build(module).is_dir() and len(list(tmp_path.glob('tokens_*'))) == 1
+
+
+def machines(path, folders):
+    """One process on each of some "machines": folders of their own, nothing shared."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank, folder in enumerate(folders):
+        shutil.copy(path, folder)
+        variables = {'RANK': rank, 'LOCAL_RANK': 0, 'WORLD_SIZE': len(folders), 'LOCAL_WORLD_SIZE': 1, 'MASTER_ADDR': '127.0.0.1',
+                     'MASTER_PORT': port}
+        env = environment(folder, {name: str(value) for name, value in variables.items()})
+        processes.append(subprocess.Popen([sys.executable, path.name], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                          text=True, encoding='utf-8', stdin=subprocess.DEVNULL))
+    return [finished(process) for process in processes]
+
+
+@pytest.mark.parametrize('same', [True, False])
+def test_machines_without_a_shared_disk(same, rung, tmp_path):
+    """Each builds its own tokens; if the data differ, all of them stop, and each says why."""
+    folders = [tmp_path / 'one', tmp_path / 'two']
+    for number, folder in enumerate(folders):
+        write_songs(folder / 'data/lyrics1.json', SONGS if same or not number else SONGS[:-9])
+    done = machines(rung(NAME, **(SAME | {'LYRICS_DIR': 'data', 'BPE_VOCAB_SIZE': 400, 'TRAIN_ITERS': 3})), folders)
+    for (status, _, err), folder in zip(done, folders, strict=True):
+        assert len(list((folder / 'data').glob('tokens_*'))) == 1
+        assert (status == 0) == same and (same or '数据不同' in err and 'Traceback' not in err), err
+    assert len(log_lines(done[0][1])) == (1 if same else 0) and not done[1][1]
 
 
 def test_a_vocabulary_that_16_bits_cannot_hold_is_refused(rung):
