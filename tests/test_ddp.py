@@ -97,6 +97,21 @@ def test_a_stop_signal_to_one_process_stops_all_after_the_same_step(rung, tmp_pa
     assert '错误' not in err
 
 
+def test_nobody_leaves_before_the_stop_is_saved(rung, tmp_path):
+    """torchrun stops the others as soon as one has left: the first must be done with latest.pt by then."""
+    path = rung(NAME, **(SAME | {'EVAL_INTERVAL': 100}))
+    source = path.read_text(encoding='utf-8')
+    for line, before in {
+            '        loss, micro_batch_size = accumulate_gradients(': 'if it == 4 and RANK == 1: signal.raise_signal(signal.SIGTERM)',
+            "            save_checkpoint('latest.pt', checkpoint)": 'if RANK == 0: [a @ a for a in [torch.ones(700, 700)] * 200]',
+            '                sys.exit(128 +': "if RANK: Path('left').write_text(str(Path(CHECKPOINT_DIR, 'latest.pt').exists()))"}.items():
+        assert source.count(line) == 1
+        source = source.replace(line, line[:len(line) - len(line.lstrip())] + before + '\n' + line)
+    path.write_text(source, encoding='utf-8')
+    assert finished(torchrun(path, 2))[0]
+    assert (tmp_path / 'left').read_text() == 'True' and read(tmp_path / 'checkpoints/v10_ddp/latest.pt')['step'] == 5
+
+
 def test_ctrl_c_on_torchrun_saves(rung, tmp_path):
     process = torchrun(rung(NAME, **(SAME | {'TRAIN_ITERS': 100000})), 2, env={'PYTHONUNBUFFERED': '1'})
     for line in process.stdout:
