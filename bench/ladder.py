@@ -230,6 +230,8 @@ def complete(job: dict, ratios: dict) -> str:
     constants = job['constants']
     if job['budget']:
         tokenizer = 'BPE' if RUNGS.index(job['rung']) >= RUNGS.index('v1_bpe_rope') else 'characters'
+        if job['rung'] == OTHER_SPLIT:                              # which learns a tokenizer of its own, too
+            tokenizer = job['rung']
         key = f'{tokenizer} {constants["SEED"]} {constants["BPE_VOCAB_SIZE"]} {constants["LYRICS_DIR"]}'
         if key not in ratios:
             ratios[key] = chars_per_token(job['rung'], constants)

@@ -261,6 +261,19 @@ def test_rounds_go_over_all_rungs_and_ideas():
     assert len({job['together'] for job in jobs}) == 4              # a rung and its ideas, in each round
 
 
+def test_the_steps_of_a_run_do_not_depend_on_what_else_is_planned(monkeypatch):
+    """v10 has a tokenizer and test songs of its own: after the other rungs, or alone, it trains on the same number of characters."""
+    monkeypatch.setattr(ladder, 'chars_per_token', lambda rung, constants: 1.13 if rung == 'v10_ddp' else 1.0 if 'char' in rung else 1.2)
+    options = argparse.Namespace(only=['controlled'], setting='small', lyrics=ROOT, steps=None, budget=None, seeds=1, rounds=1,
+                                 rungs=ladder.RUNGS)
+    jobs, shared = ladder.plan({'device': 'cpu'}, options), {}
+    together = {job['rung']: ladder.complete(job, shared) for job in jobs}
+    assert together == {job['rung']: ladder.complete(job, {}) for job in jobs}
+    steps = {rung: ladder.eval_constant(source, 'TRAIN_ITERS') for rung, source in together.items()}
+    assert len({steps['v0_char_rope'], steps['v9_muon'], steps['v10_ddp']}) == 3
+    assert len(shared) == 3                                         # each tokenizer is learned once, not once a rung
+
+
 def test_a_missing_run_brings_back_its_round(monkeypatch, tmp_path):
     ran = []
     source = ''.join(f'{name} = 1\n' for name in ('TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE', 'N_EMBED', 'N_LAYERS'))
