@@ -331,7 +331,7 @@ class GPT(nn.Module):
 
 # ---------- 训练 ----------
 def autocast():
-    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
+    """这个范围里的矩阵乘法（和它后面的激活函数、dropout）用 AMP_DTYPE；权重、softmax、归一、损失仍是 float32。"""
     return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
 
 

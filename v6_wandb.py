@@ -277,7 +277,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
-        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，合在一起的 qkv 才能释放
+        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，不拖着合在一起的 qkv
         # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
         dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -371,7 +371,7 @@ class GPT(nn.Module):
 
 # ---------- 训练 ----------
 def autocast():
-    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
+    """这个范围里的矩阵乘法（和它后面的激活函数、dropout）用 AMP_DTYPE；权重、softmax、归一、损失仍是 float32。"""
     return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
 
 
@@ -462,7 +462,7 @@ def config():
 
 
 def check_disk(model):
-    """训练前先看磁盘够不够：一份完整的检查点是权重加 AdamW 的两份动量。"""
+    """训练前先看磁盘够不够：一份完整的检查点是权重加优化器的动量，最多两份。"""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     files = 2 + TRAIN_ITERS // SAVE_INTERVAL                        # latest.pt、写到一半的临时文件、各个 ckpt
     existing = sum(file.stat().st_size for file in Path(CHECKPOINT_DIR).glob('*.pt'))

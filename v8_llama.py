@@ -67,7 +67,7 @@ MODEL_SIZES = {                             # 名字：(N_EMBED, N_LAYERS, N_HEA
     'tiny': (256, 4, 4, 128), 'small': (384, 6, 6, 256), 'medium': (768, 12, 12, 512), 'large': (1024, 24, 16, 1024),
     'gpt2': (768, 12, 12, 1024), 'gpt2-medium': (1024, 24, 16, 1024), 'gpt2-large': (1280, 36, 20, 1024), 'gpt2-xl': (1600, 48, 25, 1024),
 }
-MODEL_SIZE = None                           # 上面的一个名字；None：用下面的常量和 BLOCK_SIZE
+MODEL_SIZE = None                           # 上面的一个名字：下面三个和 BLOCK_SIZE 由它定；None：用写着的
 N_EMBED = 768 if GPU else 128               # 向量宽度
 N_HEADS = 12 if GPU else 4                  # 注意力头数
 N_LAYERS = 12 if GPU else 4                 # 层数
@@ -294,7 +294,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
-        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，合在一起的 qkv 才能释放
+        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，不拖着合在一起的 qkv
         # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
         dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -388,18 +388,18 @@ class GPT(nn.Module):
 
 # ---------- 训练 ----------
 def autocast():
-    """这个范围里的矩阵乘法（和它后面的 GELU、dropout）用 AMP_DTYPE；权重、softmax、LayerNorm、损失仍是 float32。"""
+    """这个范围里的矩阵乘法（和它后面的激活函数、dropout）用 AMP_DTYPE；权重、softmax、归一、损失仍是 float32。"""
     return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
 
 
-def compile_model(model, data):
+def compile_model(model, data, micro_batch_size):
     """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
     if not USE_COMPILE:
         return model
     print('torch.compile 编译中，第一次要等一会儿……')
     started = time.perf_counter()
     compiled = torch.compile(model)
-    x, y = (t[:MICRO_BATCH_SIZE] for t in get_batch(data, 0))
+    x, y = (t[:micro_batch_size] for t in get_batch(data, 0))
     try:
         with autocast():
             _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
@@ -530,7 +530,7 @@ def config():
 
 
 def check_disk(model):
-    """训练前先看磁盘够不够：一份完整的检查点是权重加 AdamW 的两份动量。"""
+    """训练前先看磁盘够不够：一份完整的检查点是权重加优化器的动量，最多两份。"""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     files = 2 + TRAIN_ITERS // SAVE_INTERVAL                        # latest.pt、写到一半的临时文件、各个 ckpt
     existing = sum(file.stat().st_size for file in Path(CHECKPOINT_DIR).glob('*.pt'))
@@ -708,12 +708,16 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     check_disk(model)
-    compiled = compile_model(model, train_data)
+    micro_batch_size = MICRO_BATCH_SIZE
+    if checkpoint.get('config') == config() and checkpoint['micro_batch_size'] < MICRO_BATCH_SIZE:
+        micro_batch_size = checkpoint['micro_batch_size']
+        print(f'上次减到了 {micro_batch_size}，从这里开始；想再试大的（比如换了显卡），改一下 MICRO_BATCH_SIZE')
+    compiled = compile_model(model, train_data, micro_batch_size)
     if checkpoint:
         restore(checkpoint, model, optimizer, scaler)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     # 还不知道放得下多少：这里一份最多 4 个
-    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, min(4, MICRO_BATCH_SIZE))), math.log(len(tokenizer))
+    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, min(4, micro_batch_size))), math.log(len(tokenizer))
     print(f'参数 {parameters:.2f} M | 第 {first} 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
     if first == 0:
         print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
@@ -721,8 +725,6 @@ def main():
     writer = start_tensorboard(run.id, first)
     received = catch_signals()
 
-    same = checkpoint.get('config', {}).get('MICRO_BATCH_SIZE') == MICRO_BATCH_SIZE
-    micro_batch_size = checkpoint['micro_batch_size'] if same else MICRO_BATCH_SIZE     # 上次减到多少，这次就从多少开始
     flops, rate = flops_per_token(model), matrix_rate()
     train_time, began = 0.0, time.perf_counter()
     started = began
@@ -794,4 +796,4 @@ if __name__ == '__main__':
     except RuntimeError as error:
         if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise
-        fail('显存不够：请换小一点的 MODEL_SIZE 或 BLOCK_SIZE，或设 RECOMPUTE = True')
+        fail('显存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')

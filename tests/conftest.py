@@ -13,6 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)                                            # the models are tiny, and the tests run in parallel
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
          'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_llama', 'v9_muon', 'v10_ddp']
 CHINESE, ROPE, BPE, CHECKPOINT = RUNGS[1:], RUNGS[2:], RUNGS[3:], RUNGS[7:]
@@ -47,6 +48,7 @@ def edit(name: str, folder: Path, **constants) -> Path:
     for key, value in constants.items():
         source, found = re.subn(rf'^{key} = .*$', lambda _, k=key, v=value: f'{k} = {v!r}', source, flags=re.M)
         assert found == 1, f'{name}.py has {found} lines "{key} = ..."'
+    source = source.replace('    n = 8192 if GPU else 2048\n', '    n = 64\n')       # v7 on: matrix_rate takes a second otherwise
     path = folder / f'{name}.py'
     path.write_text(source, encoding='utf-8')
     return path
@@ -70,7 +72,7 @@ def records(monkeypatch):
 def environment(folder: Path, extra: dict | None = None) -> dict:
     """The environment without any other wandb setting and with an empty home folder."""
     env = {key: value for key, value in os.environ.items() if not key.startswith('WANDB')}
-    one_thread = {'OMP_NUM_THREADS': '1'}                           # the models are tiny, and the tests run in parallel
+    one_thread = {'OMP_NUM_THREADS': '1'}
     return env | WANDB | {'HOME': str(folder), 'USERPROFILE': str(folder), 'PYTHONUTF8': '1'} | one_thread | (extra or {})
 
 
@@ -106,6 +108,21 @@ def rung(tmp_path, lyrics_dir):
         tiny = {key: value for key, value in TINY.items() if re.search(rf'^{key} = ', source, re.M)}
         return edit(name, folder, **(data | tiny | constants))
     return make
+
+
+def train_here(module, name: str, monkeypatch, saved: dict | None = None) -> torch.nn.Module:
+    """main() of a loaded rung in this process, writing nothing but its log: no wandb; checkpoints into `saved`. Its model."""
+    saved = {} if saved is None else saved
+    kept, make = [], module.GPT
+    monkeypatch.setattr(module, 'GPT', lambda vocab_size: kept.append(make(vocab_size)) or kept[0])
+    if level(name) >= 5:
+        monkeypatch.setattr(module, 'save_checkpoint', saved.__setitem__)
+    if level(name) >= 6:
+        monkeypatch.setattr(module, 'start_wandb', lambda run_id: type('Run', (), {'id': 'x', 'finish': print}))
+        monkeypatch.setattr(module, 'log_metrics', lambda *arguments: None)
+        monkeypatch.setattr(module, 'TENSORBOARD', False, raising=False)
+    module.main()
+    return kept[0]
 
 
 @pytest.fixture

@@ -134,7 +134,8 @@ def test_out_of_memory_names_the_batch_size(name, rung):
     assert source.count(line) == 1
     path.write_text(source.replace(line, "        if self.training: raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n" + line),
                     encoding='utf-8')
-    refused(path, 'MODEL_SIZE' if level(name) >= 7 else 'BATCH_SIZE = 4', '显存')
+    done = refused(path, *(['MODEL_SIZE', 'RECOMPUTE'] if level(name) >= 7 else ['BATCH_SIZE = 4']), '显存')
+    assert ('减半为 1' in done.stdout) == (level(name) >= 7)        # down to a single window, and then the end
 
 
 @pytest.mark.parametrize('name', LOOPS)

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import BPE, CHECKPOINT, CHINESE, RUNGS, level, log_lines, run_script, write_songs
+from conftest import BPE, CHECKPOINT, CHINESE, RUNGS, level, log_lines, run_script, train_here, write_songs
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 LEARN = {'N_EMBED': 64, 'BATCH_SIZE': 8, 'BLOCK_SIZE': 64, 'TRAIN_ITERS': 150, 'EVAL_INTERVAL': 50, 'LEARNING_RATE': 5e-3,
          'DROP_OUT': 0.0, 'EVAL_ITERS': 4, 'MAX_NEW_TOKENS': 60}
@@ -32,22 +33,21 @@ def test_learns(name, rung):
     assert '\n' in texts[1][1].strip()                              # it has learned that lines end
 
 
+def folder(name: str, path) -> dict:
+    """The constants that keep a run in this process out of the folder that pytest runs in."""
+    return {'CHECKPOINT_DIR': str(path / 'checkpoints')} if name in CHECKPOINT else {}
+
+
 @pytest.mark.parametrize('name', RUNGS)
-def test_the_last_line_is_one_pass_over_the_whole_test_split(name, load, capsys):
+def test_the_last_line_is_one_pass_over_the_whole_test_split(name, load, tmp_path, monkeypatch, capsys):
     """bits/char = test loss / ln 2 * test tokens / test characters, written out once more."""
-    module = load(name, TRAIN_ITERS=3, EVAL_INTERVAL=100, **({'CHECKPOINT_DIR': 'unused'} if name in CHECKPOINT else {}))
-    kept = {}
-    make = module.GPT
-    module.GPT = lambda vocab_size: kept.setdefault('model', make(vocab_size))
-    if name in CHECKPOINT:
-        module.save_checkpoint = module.check_disk = lambda *arguments: None
-    if level(name) >= 6:
-        module.start_wandb, module.log_metrics = (lambda run_id: type('Run', (), {'id': 'x', 'finish': print})), print
-        module.TENSORBOARD = False
-    module.main()
-    model, (_, _, data, chars) = kept['model'].eval(), module.load_data()
+    module = load(name, TRAIN_ITERS=3, EVAL_INTERVAL=100, **folder(name, tmp_path))
+    if level(name) >= 7:
+        monkeypatch.setattr(module, 'matrix_rate', lambda: 1e9)
+    model, (_, _, data, chars) = train_here(module, name, monkeypatch).eval(), module.load_data()
     data = data if level(name) < 10 else torch.from_numpy(data.astype(np.int64))
-    [line] = log_lines(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    [line] = log_lines(output)
     total = 0.0
     with torch.no_grad():
         for i in range(0, len(data) - 1, 32):
@@ -56,6 +56,27 @@ def test_the_last_line_is_one_pass_over_the_whole_test_split(name, load, capsys)
     loss = total / (len(data) - 1)
     assert line['step'] == 3 and line['test'] == pytest.approx(loss, abs=2e-4)
     assert line['bits'] == pytest.approx(loss / math.log(2) * len(data) / chars, abs=2e-3)
+    if level(name) >= 7:                                            # of a device that does 1e9 operations a second
+        share = float(re.search(r'MFU ([\d.]+)%', output)[1])
+        assert share == pytest.approx(line['speed'] * module.flops_per_token(model) / 1e9 * 100, rel=0.01, abs=0.1)
+
+
+@pytest.mark.parametrize('name', RUNGS)
+def test_the_optimizers_step_at_the_rate_of_the_schedule(name, load, tmp_path, monkeypatch):
+    rates = []
+    module = load(name, TRAIN_ITERS=6, EVAL_INTERVAL=100, **folder(name, tmp_path))
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append((type(optimizer).__name__, *{group['lr'] for group in optimizer.param_groups})))
+    try:
+        train_here(module, name, monkeypatch)
+    finally:
+        hook.remove()
+    peaks = {'AdamW': module.LEARNING_RATE, **({'Muon': module.MUON_LR} if level(name) >= 9 else {})}
+    expected = []
+    for it in range(6):
+        share = module.get_lr(it) / module.LEARNING_RATE if level(name) >= 2 else 1
+        expected += [(kind, pytest.approx(peaks[kind] * share)) for kind in sorted(peaks, reverse=True)]     # Muon, AdamW
+    assert rates == expected
 
 
 @pytest.mark.parametrize('name', ['v0_char_english', 'v2_cosine_lr', 'v6_wandb'])
@@ -140,11 +161,46 @@ def test_two_optimizers_skip_an_overflow_together(rung, tmp_path):
     assert checkpoint['step'] == 4 and all(p.isfinite().all() for p in checkpoint['model'].values())
 
 
-@pytest.mark.parametrize(('name', 'dtype'), [('v3_gpt2_amp', 'bfloat16'), ('v6_wandb', 'bfloat16'), ('v4_flash_optim', 'float16')])
-def test_mixed_precision_on_the_cpu(name, dtype, rung):
-    done = run_script(rung(name, USE_AMP=True, AMP_DTYPE=dtype, TRAIN_ITERS=60, LEARNING_RATE=5e-3))
+@pytest.mark.parametrize('name', RUNGS[5:])                         # v3 on
+def test_mixed_precision_covers_every_forward_pass(name, load, tmp_path, monkeypatch):
+    """Training, evaluation, the last pass and the songs: the logits are 16-bit, the weights stay float32."""
+    passes = set()
+    module = load(name, USE_AMP=True, AMP_DTYPE='bfloat16', TRAIN_ITERS=3, EVAL_INTERVAL=100, **folder(name, tmp_path))
+    make = module.GPT
+
+    def watched(vocab_size):
+        model = make(vocab_size)
+        model.lm_head.register_forward_hook(lambda _, inputs, out: passes.add((out.dtype, torch.is_grad_enabled(), len(out))) or None)
+        return model
+    monkeypatch.setattr(module, 'GPT', watched)
+    model = train_here(module, name, monkeypatch)
+    assert {dtype for dtype, _, _ in passes} == {torch.bfloat16}
+    assert {(True, 4), (False, 4), (False, 1)} <= {(training, windows) for _, training, windows in passes}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_float16_with_a_scaler_learns(rung):
+    done = run_script(rung('v4_flash_optim', USE_AMP=True, AMP_DTYPE='float16', TRAIN_ITERS=60, LEARNING_RATE=5e-3))
     assert done.returncode == 0, done.stderr
     assert log_lines(done.stdout)[-1]['test'] < 7.7
+
+
+@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v5_checkpoint', 'v7_grad_accum', 'v9_muon', 'v10_ddp'])
+def test_compiled_training_is_the_same(name, load, tmp_path, monkeypatch, capsys):
+    """TorchDynamo traces the model and its backward pass; the backend that runs the graph as it is needs no C compiler."""
+    compiler, lines, saved = torch.compile, [], {}
+    monkeypatch.setattr(torch, 'compile', lambda model: compiler(model, backend='aot_eager'))
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        module = load(name, USE_COMPILE=compiled, DROP_OUT=0.0, TRAIN_ITERS=6, EVAL_INTERVAL=3, **folder(name, tmp_path))
+        with monkeypatch.context() as patch:
+            train_here(module, name, patch, saved)
+            output = capsys.readouterr().out
+            assert ('编译用了' in output) == compiled and '不编译' not in output
+            lines.append(log_lines(output))
+    assert not any('_orig_mod' in key for checkpoint in saved.values() for key in checkpoint['model'])
+    for plain, traced in zip(*lines, strict=True):
+        assert traced['train'] == pytest.approx(plain['train'], abs=2e-4) and traced['test'] == pytest.approx(plain['test'], abs=2e-4)
 
 
 @pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v6_wandb'])
