@@ -7,7 +7,7 @@
 
 看差异：git diff --no-index v0_char_english.py v0_char_chinese.py
 运行：python v0_char_chinese.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，122 秒，test 5.40，7.81 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，143 秒，test 5.40，7.81 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import json
 import math

@@ -2,7 +2,7 @@
 整个语言模型都在这一个文件里：数据、Transformer、训练、采样。这是阶梯的第一级，后面每一级只加一个想法。
 
 运行：python v0_char_english.py（训练文本是 input.txt，可以换成任何 UTF-8 文本）
-预期：两核 CPU（AMD EPYC）上用自带的数据，86 秒，test 1.79，2.59 bits/char，内存 0.6 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，87 秒，test 1.79，2.59 bits/char，内存 0.6 GB；GPU 上没有测过
 """
 import math
 import random

@@ -8,7 +8,7 @@
 
 看差异：git diff --no-index v0_char_chinese.py v0_char_rope.py
 运行：python v0_char_rope.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，124 秒，test 5.23，7.57 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，139 秒，test 5.23，7.57 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import json
 import math

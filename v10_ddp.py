@@ -13,7 +13,7 @@
 
 看差异：git diff --no-index v9_muon.py v10_ddp.py
 运行：torchrun --nproc_per_node=2 v10_ddp.py（一个进程：python v10_ddp.py）
-预期：两核 CPU（AMD EPYC）上用自带的数据，一个进程，146 秒，test 6.08，7.56 bits/char（测试集与 v9 不同），内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，一个进程，189 秒，test 6.08，7.56 bits/char（测试集与 v9 不同），内存 0.7 GB；GPU 上没有测过
 """
 import hashlib
 import heapq

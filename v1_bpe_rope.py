@@ -8,7 +8,7 @@
 
 看差异：git diff --no-index v0_char_rope.py v1_bpe_rope.py
 运行：python v1_bpe_rope.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，136 秒，test 6.38，8.06 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，133 秒，test 6.38，8.06 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

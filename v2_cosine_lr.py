@@ -6,7 +6,7 @@
 
 看差异：git diff --no-index v1_bpe_rope.py v2_cosine_lr.py
 运行：python v2_cosine_lr.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，123 秒，test 6.24，7.89 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，136 秒，test 6.24，7.89 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

@@ -8,7 +8,7 @@
 
 看差异：git diff --no-index v2_cosine_lr.py v3_gpt2_amp.py
 运行：python v3_gpt2_amp.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，136 秒，test 6.23，7.87 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，161 秒，test 6.23，7.87 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

@@ -10,7 +10,7 @@
 
 看差异：git diff --no-index v3_gpt2_amp.py v4_flash_optim.py
 运行：python v4_flash_optim.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，121 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，144 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

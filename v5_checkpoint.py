@@ -10,7 +10,7 @@
 
 看差异：git diff --no-index v4_flash_optim.py v5_checkpoint.py
 运行：python v5_checkpoint.py（Ctrl-C 停下，再运行就继续）
-预期：两核 CPU（AMD EPYC）上用自带的数据，122 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，146 秒，test 6.12，7.73 bits/char，内存 0.7 GB；GPU 上没有测过
 """
 import hashlib
 import io

@@ -6,7 +6,7 @@
 
 看差异：git diff --no-index v5_checkpoint.py v6_wandb.py
 运行：python v6_wandb.py（离线时用 wandb leet 在终端里看曲线）
-预期：两核 CPU（AMD EPYC）上用自带的数据，122 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，147 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

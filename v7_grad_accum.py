@@ -10,7 +10,7 @@
 
 看差异：git diff --no-index v6_wandb.py v7_grad_accum.py
 运行：python v7_grad_accum.py（看曲线：tensorboard --logdir checkpoints/v7_grad_accum）
-预期：两核 CPU（AMD EPYC）上用自带的数据，154 秒，test 6.12，7.73 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，169 秒，test 6.12，7.73 bits/char，内存 0.7 GB；GPU 上没有测过
 """
 import hashlib
 import io

@@ -9,7 +9,7 @@
 
 看差异：git diff --no-index v7_grad_accum.py v8_llama.py
 运行：python v8_llama.py（导出：python export_hf.py checkpoints/v8_llama/best.pt OUT/）
-预期：两核 CPU（AMD EPYC）上用自带的数据，128 秒，test 6.13，7.75 bits/char，内存 0.8 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，174 秒，test 6.13，7.75 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

@@ -9,7 +9,7 @@
 
 看差异：git diff --no-index v8_llama.py v9_muon.py
 运行：python v9_muon.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，148 秒，test 6.07，7.67 bits/char，内存 0.7 GB；GPU 上没有测过
+预期：两核 CPU（AMD EPYC）上用自带的数据，186 秒，test 6.07，7.67 bits/char，内存 0.8 GB；GPU 上没有测过
 """
 import hashlib
 import io

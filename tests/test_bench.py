@@ -23,14 +23,8 @@ TINY = {'N_EMBED': 32, 'N_HEADS': 2, 'N_LAYERS': 1, 'BLOCK_SIZE': 32, 'BATCH_SIZ
 FEWER = ['v0_char_rope', 'v6_wandb', 'v7_grad_accum', 'v8_llama']
 
 
-@pytest.mark.parametrize(('rung', 'edits'), [(rung, edits) for rung, _, _, edits in ladder.WITHOUT], ids=[w[1] for w in ladder.WITHOUT])
-def test_every_idea_can_be_left_out(rung, edits, tmp_path):
-    """The edited script is another one, and its model still learns from a batch."""
-    constants, patches = ladder.left_out(edits, 'large')
-    same = TINY | {'DEVICE': 'cpu', 'DROP_OUT': 0.0}
-    source = ladder.edit(rung, same | constants, patches)
-    assert source != ladder.edit(rung, same)
-    path = tmp_path / 'edited.py'
+def learns(source, path):
+    """(losses of four steps on one batch, number of parameters) of a rung's source."""
     path.write_text(source, encoding='utf-8')
     spec = importlib.util.spec_from_file_location('edited', path)
     module = importlib.util.module_from_spec(spec)
@@ -47,7 +41,23 @@ def test_every_idea_can_be_left_out(rung, edits, tmp_path):
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
+    return losses, sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(('rung', 'name', 'edits'), [(rung, name, edits) for rung, name, _, edits in ladder.WITHOUT],
+                         ids=[w[1] for w in ladder.WITHOUT])
+def test_every_idea_can_be_left_out(rung, name, edits, tmp_path):
+    """The edited script is another one, and its model still learns from a batch; an idea that only saves time or memory changes no loss."""
+    constants, patches = ladder.left_out(edits, 'large')
+    same = TINY | {'DEVICE': 'cpu', 'DROP_OUT': 0.0, 'N_LAYERS': 2}
+    source, edited = ladder.edit(rung, same), ladder.edit(rung, same | constants, patches)
+    assert edited != source
+    (whole, parameters), (losses, left) = learns(source, tmp_path / 'whole.py'), learns(edited, tmp_path / 'edited.py')
     assert losses[3] < losses[0]
+    if name in ('one QKV projection', 'flash attention', 'saving less for backward', 'fused AdamW'):
+        assert losses == pytest.approx(whole, abs=2e-6) and left == parameters
+    if name == 'tied embeddings':
+        assert left == parameters + 97 * 32                         # the matrix of its own
 
 
 @pytest.mark.parametrize('setting', ladder.CONTROLLED)
@@ -109,6 +119,10 @@ def project(tmp_path, lyrics_dir):
     tiny = TINY | {'DROP_OUT': 0.0, 'LEARNING_RATE': 1.5e-3, 'MIN_LR': 1.5e-4}
     settings = f"    'small': {tiny},\n    'large': {tiny | {'LEARNING_RATE': 3e-3}},\n"
     path.write_text(source[:start] + settings + source[end:], encoding='utf-8')
+    path = tmp_path / 'bench' / 'measured.py'
+    source = path.read_text(encoding='utf-8')
+    assert source.count('perf_counter() + 2') == source.count(' else 2048') == 1
+    path.write_text(source.replace('perf_counter() + 2', 'perf_counter() + 0.1').replace(' else 2048', ' else 256'), encoding='utf-8')
     return tmp_path
 
 

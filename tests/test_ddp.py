@@ -1,5 +1,6 @@
 """v10: several processes are one, a killed worker comes back, and the data stays on disk."""
 import json
+import os
 import pickle
 import random
 import re
@@ -20,7 +21,7 @@ from test_checkpoint import assert_same, read
 NAME = 'v10_ddp'
 # Muon rounds to 16 bits, so that the last bit of a gradient soon shows in the losses: gentle steps keep it out of the first four decimals.
 SAME = {'DROP_OUT': 0.0, 'N_EMBED': 64, 'BLOCK_SIZE': 64, 'BATCH_SIZE': 6, 'MICRO_BATCH_SIZE': 2, 'TRAIN_ITERS': 15, 'EVAL_INTERVAL': 3,
-        'EVAL_ITERS': 3, 'WARMUP_ITERS': 10, 'MUON_LR': 2e-3, 'LEARNING_RATE': 5e-2, 'MIN_LR': 5e-2}
+        'EVAL_ITERS': 3, 'LOG_INTERVAL': 3, 'WARMUP_ITERS': 10, 'MUON_LR': 2e-3, 'LEARNING_RATE': 5e-2, 'MIN_LR': 5e-2}
 SONGS = [{'lyric': [f'第{i}首歌', '春风又绿江南岸', f'明月{i % 7}时照我还', '夜来风雨声' * (i % 5 + 1)]} for i in range(300)]
 
 
@@ -39,12 +40,21 @@ def finished(process):
 # ---------- several processes ----------
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory, lyrics_dir):
-    """The log lines of one process, started without torchrun."""
+    """The log lines and the logged losses and norms of one process, started without torchrun."""
     from conftest import TINY, edit
     path = edit(NAME, tmp_path_factory.mktemp('alone'), **(TINY | SAME | {'LYRICS_DIR': str(lyrics_dir)}))
     done = run_script(path)
     assert done.returncode == 0, done.stderr
-    return log_lines(done.stdout)
+    return log_lines(done.stdout), logged(path.parent)
+
+
+def logged(folder):
+    """(loss, norm of the gradient) of the training steps that TensorBoard holds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    [run] = (folder / 'checkpoints/v10_ddp/tensorboard').iterdir()
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return [[event.value for event in events.Scalars(name)] for name in ('train/loss', 'grad_norm')]
 
 
 @pytest.mark.parametrize('n', [2, 4])
@@ -52,12 +62,16 @@ def test_n_processes_give_the_losses_of_one(n, records, rung, alone, tmp_path):
     """6 windows in micro-batches of 2: two processes take 3 and 3, four take 2, 2, 1 and 1."""
     status, out, err = finished(torchrun(rung(NAME, **SAME), n))
     assert status == 0 and 'Traceback' not in err, err
+    alone, (losses, norms) = alone
     lines = log_lines(out)                                          # each line once: one process prints
     assert [line['step'] for line in lines] == [line['step'] for line in alone] == [3, 6, 9, 12, 15]
     for ours, theirs in zip(lines, alone, strict=True):
         for key in ('train', 'test'):                               # printed with four decimals: at most one unit of the last
             assert ours[key] == pytest.approx(theirs[key], abs=1.01e-4)
     assert alone[0]['train'] - alone[-1]['train'] > 0.03            # and they did learn
+    our_losses, our_norms = logged(tmp_path)
+    assert len(losses) == 5 and our_losses == pytest.approx(losses, abs=1e-3)
+    assert our_norms == pytest.approx(norms, rel=0.01)              # both optimizers would learn from a gradient of any size
     assert f'进程 {n}' in out and len(re.findall('训练前写的', out)) == 1
     assert len(list((tmp_path / 'wandb').glob('offline-run-*'))) == 1
 
@@ -308,8 +322,12 @@ def test_two_runs_that_build_the_same_tokens_at_once(load, tmp_path, monkeypatch
 def machines(path, folders):
     """One process on each of some "machines": folders of their own, nothing shared."""
     with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+        for port in range(20000 + os.getpid() % 10000, 32000):      # below the ports that outgoing connections take
+            try:
+                free.bind(('127.0.0.1', port))
+                break
+            except OSError:
+                continue
     processes = []
     for rank, folder in enumerate(folders):
         shutil.copy(path, folder)
@@ -332,6 +350,10 @@ def test_machines_without_a_shared_disk(same, rung, tmp_path):
         assert len(list((folder / 'data').glob('tokens_*'))) == 1
         assert (status == 0) == same and (same or '数据不同' in err and 'Traceback' not in err), err
     assert len(log_lines(done[0][1])) == (1 if same else 0) and not done[1][1]
+    if same:                                                        # only the first has the checkpoint: going on would mix two runs
+        path = rung(NAME, **(SAME | {'LYRICS_DIR': 'data', 'BPE_VOCAB_SIZE': 400, 'TRAIN_ITERS': 6}))
+        for status, _, err in machines(path, folders):
+            assert status == 1 and 'latest.pt 不同' in err and 'Traceback' not in err, err
 
 
 def test_a_vocabulary_that_16_bits_cannot_hold_is_refused(rung):
@@ -466,6 +488,8 @@ def test_workers_get_the_path_and_not_the_tokens(load, tmp_path):
     assert len(pickle.dumps(module.TrainBatches(data).__dict__)) < 1000
     plain = [x for x, _ in module.train_loader(data, 2)]
     assert len(plain) == 4 and all(torch.equal(x, module.get_batch(data, it)[0]) for it, x in enumerate(plain, 2))
+    module.NUM_WORKERS = 2
+    assert all(torch.equal(a, b) for a, (b, _) in zip(plain, module.train_loader(data, 2), strict=True))
 
 
 def test_max_songs(load, tmp_path):

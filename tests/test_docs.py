@@ -176,6 +176,8 @@ def test_every_page_loads_and_fits_a_phone(visit):
         assert page.evaluate('document.documentElement.scrollWidth') <= 360, name
         page.evaluate('document.querySelectorAll("details").forEach(fold => fold.open = true)')
         assert page.evaluate('document.documentElement.scrollWidth') <= 360, name
+        cut = '[...document.querySelectorAll(".diff .w > *")].filter(cell => cell.scrollWidth > cell.clientWidth + 1).length'
+        assert page.evaluate(cut) == 0, name                        # .diff hides what overflows: no line may
         assert page.locator('h1').is_visible()
 
 

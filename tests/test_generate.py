@@ -482,7 +482,7 @@ def test_novelty_on_the_command_line(trained, tmp_path):
     (['--frobnicate'], '没有这样的选项'),
     (['--seed'], '后面要有一个值'),
 ])
-def test_bad_input_ends_with_one_clear_message(trained, arguments, message):
+def test_bad_input_ends_with_one_clear_message(trained, arguments, message, generate, monkeypatch, capsys):
     class Code:
         def __reduce__(self):
             return os.mkdir, (str(trained / 'executed'),)
@@ -494,10 +494,18 @@ def test_bad_input_ends_with_one_clear_message(trained, arguments, message):
     if not (trained / 'pipe').exists():
         os.mkfifo(trained / 'pipe')
     torch.save(Code(), trained / 'code.pt')
-    done = call(trained, *arguments)
-    assert done.returncode == 1 and done.stdout == '' and 'Traceback' not in done.stderr
-    [line] = done.stderr.splitlines()
-    assert line.startswith('错误：') and message in line
+    if arguments in (['--checkpoint', 'code.pt'], ['--output', 'pipe'], ['--frobnicate']):     # as a user does; the others here: sooner
+        done = call(trained, *arguments)
+        assert done.returncode == 1 and done.stdout == ''
+        text = done.stderr.rstrip('\n')
+    else:
+        monkeypatch.chdir(trained)
+        monkeypatch.setattr(sys, 'argv', ['generate.py', *arguments])
+        with pytest.raises(SystemExit) as stop:
+            generate.main()
+        text = stop.value.code
+        assert capsys.readouterr() == ('', '')
+    assert text.startswith('错误：') and message in text and '\n' not in text
     assert not (trained / 'executed').exists() and not (trained / 'x.jsonl').exists()
 
 

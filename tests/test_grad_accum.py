@@ -17,12 +17,13 @@ NAME = 'v7_grad_accum'
 @pytest.fixture
 def ready(load):
     """ready(**constants): (module, model, optimizer, scaler, x, y), the same weights and the same batch each time."""
-    def make(**constants):
-        module = load(NAME, **({'BATCH_SIZE': 8, 'DROP_OUT': 0.0, 'LEARNING_RATE': 1e-2} | constants))
+    def make(name=NAME, **constants):
+        module = load(name, **({'BATCH_SIZE': 8, 'DROP_OUT': 0.0, 'LEARNING_RATE': 1e-2} | constants))
         torch.manual_seed(1)
         model = module.GPT(100)
         x, y = torch.randint(100, (2, module.BATCH_SIZE, module.BLOCK_SIZE))
-        return module, model, module.make_optimizer(model), torch.amp.GradScaler('cpu', enabled=False), x, y
+        make_optimizers = getattr(module, 'make_optimizers', None) or module.make_optimizer      # v7 has one
+        return module, model, make_optimizers(model), torch.amp.GradScaler('cpu', enabled=False), x, y
     return make
 
 
@@ -64,11 +65,12 @@ def too_small(model, limit, error=torch.OutOfMemoryError):
     return forward, calls
 
 
-@pytest.mark.parametrize(('limit', 'expected'), [(3, [8, 4, 2, 2, 2, 2]), (1, [8, 4, 2] + [1] * 8), (4, [8, 4, 4])])
-def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(limit, expected, ready, capsys):
+@pytest.mark.parametrize(('name', 'limit', 'expected'), [
+    (NAME, 3, [8, 4, 2, 2, 2, 2]), (NAME, 1, [8, 4, 2] + [1] * 8), (NAME, 4, [8, 4, 4]), ('v10_ddp', 3, [8, 4, 2, 2, 2, 2])])
+def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(name, limit, expected, ready, capfd):
     results = []
     for fits in (False, True):
-        module, model, _, scaler, x, y = ready(DROP_OUT=0.3)
+        module, model, _, scaler, x, y = ready(name, DROP_OUT=0.3)
         forward, calls = too_small(model, limit)
         torch.manual_seed(2)
         total, size = module.accumulate_gradients(forward, scaler, x, y, expected[-1] if fits else 8)
@@ -77,7 +79,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(limit, expect
     assert results[0][:2] == results[1][:2]                         # as if it had been that small from the start, to the bit
     assert all(torch.equal(a, b) for a, b in zip(results[0][2], results[1][2], strict=True))
     assert torch.equal(results[0][3], results[1][3])
-    assert f'减半为 {expected[-1]}' in capsys.readouterr().out
+    assert f'减半为 {expected[-1]}' in capfd.readouterr().out
 
 
 def test_a_plain_runtime_error_counts_if_it_says_so(ready):
@@ -92,9 +94,10 @@ def test_a_plain_runtime_error_counts_if_it_says_so(ready):
         module.accumulate_gradients(broken, scaler, x, y, 8)
 
 
-def test_what_did_not_fit_is_let_go_before_the_retry(ready):
+@pytest.mark.parametrize('name', [NAME, 'v10_ddp'])
+def test_what_did_not_fit_is_let_go_before_the_retry(name, ready):
     """The graph of the failed micro-batch, logits included, must not stay beside the smaller one."""
-    module, model, _, scaler, x, y = ready()
+    module, model, _, scaler, x, y = ready(name)
     seen, alive = [], []
 
     def forward(x, y):
@@ -138,8 +141,9 @@ def test_a_resumed_run_keeps_the_smaller_size(name, rung, tmp_path):
     assert done.returncode == 0 and done.stdout.count('减半') == 2 and 'compiled for 8' in done.stdout, done.stderr
 
 
-def test_what_does_not_fit_after_some_that_did_is_not_counted_twice(ready):
-    module, model, _, scaler, x, y = ready()
+@pytest.mark.parametrize('name', [NAME, 'v10_ddp'])
+def test_what_does_not_fit_after_some_that_did_is_not_counted_twice(name, ready):
+    module, model, _, scaler, x, y = ready(name)
     module.accumulate_gradients(model, scaler, x, y, 4)
     expected = gradients(model)
     calls = []

@@ -180,11 +180,22 @@ def test_attention_scores_are_scaled_by_the_head_size(name, load):
 
 @pytest.mark.parametrize('name', RUNGS)
 def test_dropout_acts_in_training_only(name, load):
-    model = model_of(load(name, DROP_OUT=0.5))
+    module = load(name, DROP_OUT=0.5)
+    model = model_of(module)
     idx = torch.randint(V, (2, 32))
     assert torch.equal(model(idx)[0], model(idx)[0])
     model.train()
     assert not torch.equal(model(idx)[0], model(idx)[0])
+    if level(name) >= 4:                                            # the attention's own: a GPU has it, no nn.Dropout switches it off
+        module.DEVICE = 'cuda'
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        for p in model.parameters():                                # from v9 on, what the attention adds starts at zero
+            p.data += 0.1 * torch.randn_like(p)
+        assert not torch.equal(model(idx)[0], model(idx)[0])
+        model.eval()
+        assert torch.equal(model(idx)[0], model(idx)[0])
 
 
 @pytest.mark.parametrize('name', RUNGS)

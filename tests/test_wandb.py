@@ -1,4 +1,5 @@
 """v6 and wandb: what an offline run holds, read back with wandb's own tool; and that wandb never asks nor stops a run."""
+import functools
 import json
 import os
 import re
@@ -7,14 +8,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import environment, log_lines, run_script
+from conftest import ROOT, TINY, WANDB, edit, environment, log_lines, run_script
 
 RUN = {'TRAIN_ITERS': 40, 'EVAL_INTERVAL': 10, 'PREVIEW_INTERVAL': 20}
 
 
-def inspect(folder, *options):
-    """The records of one run folder, as `wandb leet inspect` prints them."""
-    done = subprocess.run([sys.executable, '-m', 'wandb', 'leet', 'inspect', *options, '--json', str(folder)], text=True, encoding='utf-8',
+@functools.cache
+def inspect(folder):
+    """The records of one finished run's folder, as `wandb leet inspect` prints them."""
+    done = subprocess.run([sys.executable, '-m', 'wandb', 'leet', 'inspect', '--json', str(folder)], text=True, encoding='utf-8',
                           capture_output=True, env=environment(folder), cwd=folder, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -28,12 +30,15 @@ def history(folder):
 pytestmark = pytest.mark.usefixtures('records')
 
 
-@pytest.fixture
-def finished(rung, tmp_path):
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, lyrics_dir):
     """A v6 run without an account: its output and its run folder."""
-    done = run_script(rung('v6_wandb', **RUN))
+    path = edit('v6_wandb', tmp_path_factory.mktemp('finished'), **(TINY | RUN | {'LYRICS_DIR': str(lyrics_dir)}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(WANDB, 'WANDB_MODE')
+        done = run_script(path)
     assert (done.returncode, done.stderr) == (0, '')
-    [folder] = tmp_path.glob('wandb/offline-run-*')
+    [folder] = path.parent.glob('wandb/offline-run-*')
     return done.stdout, folder
 
 
@@ -71,10 +76,10 @@ def test_samples_are_recorded(finished):
         assert f'--- 第 {step} 步写的 ---\n{text}\n---' in output
 
 
-def test_all_constants_are_recorded_and_step_is_the_axis(finished, tmp_path):
+def test_all_constants_are_recorded_and_step_is_the_axis(finished):
     records = inspect(finished[1])
     [config] = [record['run']['config']['update'] for record in records if record['type'] == 'run' and 'config' in record['run']]
-    source = (tmp_path / 'v6_wandb.py').read_text(encoding='utf-8')
+    source = (ROOT / 'v6_wandb.py').read_text(encoding='utf-8')
     assert set(re.findall(r'^([A-Z][A-Z_]+) = ', source, re.M)) <= set(config)
     assert config['TRAIN_ITERS'] == 40 and config['LYRICS_DIR'].endswith('ChineseLyrics')
     metrics = [record['metric'] for record in records if record['type'] == 'metric']
