@@ -3,7 +3,7 @@
     python bench/generate.py                # a few minutes on two CPU cores
 
 Random weights (the speed does not depend on them), one song without an end, float32. Without the cache every step computes the
-whole context anew, as the training scripts' own `generate` does. Prints a table and writes bench/results/generate_<machine>.json.
+whole context anew, as the training scripts' own `generate` does. Prints a table and writes bench/results/generate/<machine>.json.
 """
 import argparse
 import json
@@ -57,8 +57,8 @@ def main():
     for name in seconds:
         print(f'| {name} | {speeds[name]:.1f} | {seconds[name]:.1f} |')
     print(f'The cache makes it {seconds["no cache"] / seconds["cache"]:.1f} times as fast.')
-    path = ROOT / 'bench' / 'results' / f'generate_{machine["name"]}.json'
-    path.parent.mkdir(exist_ok=True)
+    path = ROOT / 'bench' / 'results' / 'generate' / f'{machine["name"]}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
     result = {'machine': machine, 'model': SIZE | {'vocab_size': VOCAB_SIZE}, 'tokens': options.tokens, 'seconds': seconds,
               'tok_per_s': speeds}
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

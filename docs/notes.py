@@ -360,6 +360,9 @@ NOTES = {
         ('def matrix_rate', '理论上的峰值要查表，也够不着；同一台设备测到的大矩阵乘法，才是够得着的 100%。', 'The peak on the data sheet is out of reach; '
          'a large product on the same device is a 100 % that can be had.'),
         ('def start_tensorboard', '同样的曲线在本机再画一份。', 'The same curves once more, on this machine.'),
+        ("checkpoint.get('config') == config()", '断了再续，就从上次减到的开始，也按它编译。改过常量（比如设了 RECOMPUTE），也许又放得下了：从头试。',
+         'A resumed run starts with what it had come down to, and compiles for that. Once a constant has changed (RECOMPUTE, say) more may fit: '
+         'it tries the whole size again.'),
         ('mfu = tok_per_s', 'MFU 低，说明时间花在了搬数据、小操作或等 CPU 上。', 'A low MFU means that time goes into moving data, small operations or '
          'waiting for the CPU.'),
     ],

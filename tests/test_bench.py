@@ -301,6 +301,35 @@ def test_a_missing_run_brings_back_its_round(monkeypatch, tmp_path):
     assert ran == ['a', 'b', 'e']                                   # b is missing, and a is of its round; e is missing, d on its own
 
 
+def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / 'bench'))
+    spec = importlib.util.spec_from_file_location('bench_generate', ROOT / 'bench' / 'generate.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lengths, forward = [], module.generate.GPT.forward
+    monkeypatch.setattr(module.generate.GPT, 'forward', lambda self, idx, *rest, **options: lengths.append(idx.shape[1])
+                        or forward(self, idx, *rest, **options))
+    monkeypatch.setattr(module, 'SIZE', {'N_EMBED': 32, 'N_HEADS': 2, 'N_LAYERS': 1, 'BLOCK_SIZE': 32})
+    monkeypatch.setattr(module, 'ROOT', tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['generate.py', '--tokens', '6'])
+    module.main()
+    assert lengths[20:] == [1] * 6 + [1, 2, 3, 4, 5, 6]             # after the warm-up: with the cache, and without
+    [path] = (tmp_path / 'bench/results/generate').iterdir()
+    result = json.loads(path.read_text(encoding='utf-8'))
+    table = capsys.readouterr().out
+    for name, seconds in result['seconds'].items():
+        assert result['tok_per_s'][name] == pytest.approx(6 / seconds)
+        assert f'| {name} | {6 / seconds:.1f} | {seconds:.1f} |' in table
+
+
+def test_the_readme_quotes_the_committed_measurement_of_the_cache():
+    machine = json.loads((ROOT / 'bench/results/generate/amd-epyc-2-cores.json').read_text(encoding='utf-8'))
+    (fast, slow), (quick, lame) = machine['seconds'].values(), machine['tok_per_s'].values()
+    chinese, english = ((ROOT / name).read_text(encoding='utf-8') for name in ('README.md', 'README.en.md'))
+    assert f'有缓存 {fast:.1f} 秒（{quick:.1f} tok/s），没有 {slow:.1f} 秒（{lame:.1f} tok/s），速度是 {slow / fast:.1f} 倍' in chinese
+    assert f'{fast:.1f} s on two CPU cores, {slow:.1f} s without the cache' in english
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'bench/results').glob('*.json')), ids=lambda path: path.stem)
 def test_committed_results_are_of_ideas_that_can_still_be_left_out(path):
     for key, job in json.loads(path.read_text(encoding='utf-8'))['jobs'].items():

@@ -159,6 +159,21 @@ def test_tokenizer_cannot_be_written(rung, tmp_path):
     assert not list((tmp_path / 'ChineseLyrics').glob('*.model'))
 
 
+@pytest.mark.parametrize('name', ['v1_bpe_rope', 'v9_muon'])           # the function is the same to the letter
+def test_a_broken_tokenizer_names_the_remedy(name, load, tmp_path):
+    (tmp_path / 'data').mkdir()
+    shutil.copy(ROOT / 'ChineseLyrics/sample.json', tmp_path / 'data')
+    constants = {'LYRICS_DIR': str(tmp_path / 'data'), **({'CHECKPOINT_DIR': str(tmp_path / 'c')} if level(name) >= 5 else {})}
+    load(name, **constants).load_data()
+    [path] = (tmp_path / 'data').glob('bpe_*.model')
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(SystemExit) as stop:
+        load(name, **constants).load_data()
+    assert stop.value.code.startswith('错误：') and '坏了' in stop.value.code and path.name in stop.value.code
+    path.unlink()                                                   # as the message says
+    load(name, **constants).load_data()
+
+
 def test_output_that_the_terminal_cannot_show(rung):
     done = run_script(rung('v0_char_chinese'), env={'PYTHONUTF8': '0', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'})
     assert done.returncode == 0 and '?' in done.stdout
