@@ -113,7 +113,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def main():
-    sys.stdout.reconfigure(errors='replace')
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='replace')
     parser = Parser(description=__doc__, usage='python export_hf.py 检查点 OUT', add_help=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group('参数')

@@ -314,7 +314,7 @@ def training_songs(config):
     songs = {}
     for file in files:
         try:
-            if file.suffix == '.txt':
+            if file.suffix.lower() == '.txt':
                 songs |= dict.fromkeys(read_texts(file))
                 continue
             for entry in json.loads(file.read_text(encoding='utf-8-sig')):
@@ -575,7 +575,7 @@ def show_progress(songs, total, started, end=''):
 
 def main():
     for file in (sys.stdout, sys.stderr):
-        if file:                                                    # 关掉了的是 None
+        if hasattr(file, 'reconfigure'):                            # 关掉了的是 None，IDLE、Jupyter 的没有
             file.reconfigure(errors='replace')                      # 终端显示不了的字用 ? 代替
     options = read_options()
     prompts = read_prompts(options.prompts) if options.prompts else [options.prompt]
@@ -623,7 +623,7 @@ if __name__ == '__main__':
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:                                        # 磁盘写满……
         fail(f'读写文件出错：{error}')
-    except RuntimeError as error:
-        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:                    # CPU 上说的是 can't allocate memory、not enough memory
+        if not isinstance(error, MemoryError) and not re.search('out of memory|allocate memory|not enough memory', str(error)):
             raise
-        fail('显存不够：请改小 --batch-size，或用 --device cpu')
+        fail('显存或内存不够：请改小 --batch-size，或用 --device cpu')

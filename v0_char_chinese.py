@@ -1,7 +1,7 @@
 """同一个 GPT，改读中文歌词：模型一行没改，变的只是数据。
 
 相对 v0_char_english.py 的改动：
-- 数据从一个文件变成许多歌：`LYRICS_DIR` 和 `MAX_SONGS` 代替 `INPUT_FILE`，`load_songs` 代替 `load_text`；
+- 数据从一个文件变成许多歌：`LYRICS_DIR` 和 `MAX_SONGS`（`check_constants` 核对）代替 `INPUT_FILE`，`load_songs` 代替 `load_text`；
 - `clean` 去掉署名行、段落标记和空行，重复的歌只留一首；
 - `load_data` 打乱后按歌曲切分：文件按歌手排序，若照旧切后 10%，测试的就是另一批歌手，重复的歌还会两边都有。
 
@@ -54,6 +54,12 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
+def out_of_memory(error):
+    """显存（或 CPU 的内存）不够时的几种说法。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory')
+    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+
+
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
     for name, value in globals().items():
@@ -62,8 +68,12 @@ def check_constants():
                 fail(f'{name} = {value}：要是正整数')
     if TEMPERATURE <= 0:
         fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
+    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
+        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
@@ -304,7 +314,8 @@ def write(model, tokenizer):
 
 
 def main():
-    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
+        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
     check_constants()
     torch.manual_seed(SEED)
     print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
@@ -355,7 +366,7 @@ if __name__ == '__main__':
         fail('已中断')
     except OSError as error:                                        # 磁盘写满、没有权限……
         fail(f'读写文件出错：{error}')
-    except RuntimeError as error:
-        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
-        fail(f'显存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')
+        fail(f'显存或内存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')

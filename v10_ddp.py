@@ -116,6 +116,12 @@ def fail(message):
     sys.exit(f'错误：{message}' if LOCAL_RANK == 0 else 1)
 
 
+def out_of_memory(error):
+    """显存（或 CPU 的内存）不够时的几种说法。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory')
+    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+
+
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
     if MODEL_SIZE is not None and MODEL_SIZE not in MODEL_SIZES:
@@ -126,6 +132,8 @@ def check_constants():
                 fail(f'{name} = {value}：要是正整数')
     if TEMPERATURE <= 0:
         fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
     if N_EMBED // N_HEADS % 2:
@@ -136,7 +144,7 @@ def check_constants():
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：最多 65535，token 在磁盘上用 16 位存')
     if DEVICE == 'mps' and WORLD_SIZE > 1:
         fail("几个进程不能共用 mps：请设 DEVICE = 'cpu'")
-    if GPU and int(os.environ.get('LOCAL_WORLD_SIZE', 1)) > torch.cuda.device_count():
+    if GPU and WORLD_SIZE > 1 and int(os.environ['LOCAL_WORLD_SIZE']) > torch.cuda.device_count():
         fail(f'这台机器有 {torch.cuda.device_count()} 块 GPU，--nproc_per_node 不能比它大：每个进程用一块')
     if GPU and WORLD_SIZE > 1 and f'cuda:{LOCAL_RANK}' != DEVICE:
         fail(f"DEVICE = '{DEVICE}'：几个进程要各用一块 GPU，请不要改 DEVICE；想挑几块，用环境变量 CUDA_VISIBLE_DEVICES")
@@ -144,10 +152,19 @@ def check_constants():
         fail(f'BATCH_SIZE = {BATCH_SIZE}：{WORLD_SIZE} 个进程不够分，每个进程至少要有一个窗口')
     if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
         fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
+    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
+        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
+    if MIN_LR > LEARNING_RATE:
+        fail(f'MIN_LR = {MIN_LR} 比 LEARNING_RATE = {LEARNING_RATE} 还大：学习率会越走越高，请一起改小')
+    if AMP_DTYPE not in ('bfloat16', 'float16'):
+        fail(f'AMP_DTYPE = {AMP_DTYPE!r}：要是 bfloat16 或 float16')
+    if not GRAD_CLIP or GRAD_CLIP < 0:
+        fail(f'GRAD_CLIP = {GRAD_CLIP}：梯度会全变成 0；不想裁剪，就设成 1e9')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
-        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}），请改成 'cpu'")
+        problem = f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}）"
+        sys.exit(f"错误：{problem}，请改成 'cpu'，或用环境变量 CUDA_VISIBLE_DEVICES 换一块")     # 别的进程不一定遇到：自己说
 
 
 def join_processes():
@@ -256,7 +273,7 @@ def documents(files):
     number = 0
     for file in files:
         try:
-            for text in read_texts(file) if file.suffix == '.txt' else read_lyrics(file):
+            for text in read_texts(file) if file.suffix.lower() == '.txt' else read_lyrics(file):
                 digest = hashlib.sha256(f'{SEED} {text}'.encode()).digest()
                 if text and seen.execute('INSERT OR IGNORE INTO seen VALUES (?)', (digest[:16],)).rowcount:
                     if number == MAX_SONGS:
@@ -357,12 +374,12 @@ def build_tokens(files, folder):
 
 def prepare_tokens():
     """token 文件所在的文件夹；名字里有数据文件、常量和清洗、分词的代码的指纹，没有就建一个。每台机器上由一个进程建，其余的等它。"""
+    patient = dist.new_group(backend='gloo', timeout=timedelta(days=1)) if WORLD_SIZE > 1 else None     # 等别人建，可以等很久
     files = data_files()
     listing = [(file.relative_to(LYRICS_DIR).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     code = ''.join(map(inspect.getsource, (clean, read_lyrics, read_texts, documents, train_tokenizer, build_tokens)))
     settings = f'{listing} {code} {BPE_VOCAB_SIZE} {MAX_SONGS} {SEED} {TOKENIZER_BYTES}'
     folder = Path(LYRICS_DIR) / f'tokens_{hashlib.sha256(settings.encode()).hexdigest()[:12]}'
-    patient = dist.new_group(backend='gloo', timeout=timedelta(days=1)) if WORLD_SIZE > 1 else None     # 等别人建，可以等很久
     for mine in (RANK == 0, LOCAL_RANK == 0):                       # 先由第 0 个建；看不到它的硬盘的机器，再自己建
         error = None
         if mine and not folder.exists():
@@ -437,7 +454,7 @@ def rope_table():
 def apply_rope(x, rope):
     """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
 
-    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    q、k 都转过之后，位置对点积的影响只剩两个位置的距离。
     """
     cos, sin = rope                                                 # (T, head_size)
     swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
@@ -563,9 +580,9 @@ def compile_model(model, data, micro_batch_size):
         return model
     print('torch.compile 编译中，第一次要等一会儿……')
     started = time.perf_counter()
-    compiled = torch.compile(model)
     x, y = (t[:micro_batch_size] for t in get_batch(data, 0))
     try:
+        compiled = torch.compile(model)
         with autocast():
             _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
         loss.backward()
@@ -616,7 +633,7 @@ def estimate_loss(model, batches):
 def check_finite(step, *values):
     """损失变成 nan 或 inf，就不必再训练下去了。"""
     if not all(math.isfinite(value) for value in values):
-        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 MUON_LR 或 LEARNING_RATE 再运行')
 
 
 def write(model, tokenizer):
@@ -661,8 +678,8 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total, micro_batch_size
-        except RuntimeError as error:                               # CUDA 的 OutOfMemoryError 是它的一种，mps 的就是它
-            if micro_batch_size == 1 or 'out of memory' not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if micro_batch_size == 1 or not out_of_memory(error):
                 raise
         loss = None                                                 # 放掉没有算完的那一份
         if GPU:
@@ -799,7 +816,7 @@ def move_old_checkpoints():
 
 
 def catch_signals():
-    """Ctrl-C 或 SIGTERM 先记下来，训练循环做完这一步、保存之后再停。再按一次 Ctrl-C 立即停。"""
+    """Ctrl-C 或 SIGTERM 先记下来，训练循环做完这一步、保存之后再停（torchrun 最多等 30 秒）。再按一次 Ctrl-C 立即停。"""
     received = []
 
     def handler(number, frame):
@@ -869,7 +886,8 @@ def log_metrics(run, writer, metrics):
 
 
 def main():
-    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
+        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
     if RANK:
         sys.stdout = io.StringIO()                                  # 只由第 0 个进程出声，其余的写了也没人看
     check_constants()
@@ -900,7 +918,8 @@ def main():
     optimizers = make_optimizers(model)
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
-    check_disk(model)
+    if RANK == 0:
+        check_disk(model)
     micro_batch_size = MICRO_BATCH_SIZE
     if gather(checkpoint.get('config') == config())[0] and checkpoint['micro_batch_size'] < MICRO_BATCH_SIZE:    # 第 0 个说了算
         micro_batch_size = checkpoint['micro_batch_size']
@@ -997,9 +1016,9 @@ if __name__ == '__main__':
         fail('已中断')
     except OSError as error:                                        # 磁盘写满、没有权限……
         sys.exit(f'错误：读写文件出错：{error}')                    # 别的进程不一定遇到：自己说
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if WORLD_SIZE > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error)):
-            sys.exit(f'提示：进程 {RANK} 与别的进程断了联系（{str(error).splitlines()[0]}）：多半是有一个先停了，看它说了什么')
-        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            sys.exit(f'提示：进程 {RANK} 与别的进程断了联系（{str(error).splitlines()[0]}）：谁先停了，看它说了什么；都没停，就是网络不通')
+        if not out_of_memory(error):
             raise
-        sys.exit('错误：显存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')
+        sys.exit('错误：显存或内存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')

@@ -60,6 +60,12 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
+def out_of_memory(error):
+    """显存（或 CPU 的内存）不够时的几种说法。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory')
+    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+
+
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
     for name, value in globals().items():
@@ -68,12 +74,16 @@ def check_constants():
                 fail(f'{name} = {value}：要是正整数')
     if TEMPERATURE <= 0:
         fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
     if N_EMBED // N_HEADS % 2:
         fail(f'每个头的通道数 N_EMBED / N_HEADS = {N_EMBED // N_HEADS} 是奇数：RoPE 把通道两两配对，请改其中一个')
     if BPE_VOCAB_SIZE <= 260:
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
+    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
+        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
@@ -211,7 +221,7 @@ def rope_table():
 def apply_rope(x, rope):
     """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
 
-    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    q、k 都转过之后，位置对点积的影响只剩两个位置的距离。
     """
     cos, sin = rope                                                 # (T, head_size)
     swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
@@ -364,7 +374,8 @@ def write(model, tokenizer):
 
 
 def main():
-    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
+        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
     check_constants()
     torch.manual_seed(SEED)
     print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
@@ -415,7 +426,7 @@ if __name__ == '__main__':
         fail('已中断')
     except OSError as error:                                        # 磁盘写满、没有权限……
         fail(f'读写文件出错：{error}')
-    except RuntimeError as error:
-        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
-        fail(f'显存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')
+        fail(f'显存或内存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')

@@ -98,6 +98,12 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
+def out_of_memory(error):
+    """显存（或 CPU 的内存）不够时的几种说法。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory')
+    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+
+
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
     if MODEL_SIZE is not None and MODEL_SIZE not in MODEL_SIZES:
@@ -108,6 +114,8 @@ def check_constants():
                 fail(f'{name} = {value}：要是正整数')
     if TEMPERATURE <= 0:
         fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
+    if not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
     if N_EMBED // N_HEADS % 2:
@@ -116,6 +124,14 @@ def check_constants():
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
     if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
         fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
+    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
+        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
+    if MIN_LR > LEARNING_RATE:
+        fail(f'MIN_LR = {MIN_LR} 比 LEARNING_RATE = {LEARNING_RATE} 还大：学习率会越走越高，请一起改小')
+    if AMP_DTYPE not in ('bfloat16', 'float16'):
+        fail(f'AMP_DTYPE = {AMP_DTYPE!r}：要是 bfloat16 或 float16')
+    if not GRAD_CLIP or GRAD_CLIP < 0:
+        fail(f'GRAD_CLIP = {GRAD_CLIP}：梯度会全变成 0；不想裁剪，就设成 1e9')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
@@ -276,7 +292,7 @@ def rope_table():
 def apply_rope(x, rope):
     """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
 
-    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    q、k 都转过之后，位置对点积的影响只剩两个位置的距离。
     """
     cos, sin = rope                                                 # (T, head_size)
     swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
@@ -399,9 +415,9 @@ def compile_model(model, data, micro_batch_size):
         return model
     print('torch.compile 编译中，第一次要等一会儿……')
     started = time.perf_counter()
-    compiled = torch.compile(model)
     x, y = (t[:micro_batch_size] for t in get_batch(data, 0))
     try:
+        compiled = torch.compile(model)
         with autocast():
             _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
         loss.backward()
@@ -491,8 +507,8 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total, micro_batch_size
-        except RuntimeError as error:                               # CUDA 的 OutOfMemoryError 是它的一种，mps 的就是它
-            if micro_batch_size == 1 or 'out of memory' not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if micro_batch_size == 1 or not out_of_memory(error):
                 raise
         loss = None                                                 # 放掉没有算完的那一份
         if GPU:
@@ -685,7 +701,8 @@ def log_metrics(run, writer, metrics):
 
 
 def main():
-    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
+    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
+        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
     check_constants()
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision('high')                      # 留在 float32 的矩阵乘法用 TF32
@@ -794,7 +811,7 @@ if __name__ == '__main__':
         fail('已中断')
     except OSError as error:                                        # 磁盘写满、没有权限……
         fail(f'读写文件出错：{error}')
-    except RuntimeError as error:
-        if 'out of memory' not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
-        fail('显存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')
+        fail('显存或内存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')

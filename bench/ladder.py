@@ -259,19 +259,35 @@ def corpus_hash(folder_or_file: str) -> str:
     return hashlib.sha256(b''.join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
-class WithoutGPU(ast.NodeTransformer):
-    """Takes `if GPU:` out of a script: what a machine without one never runs."""
+class Measured(ast.NodeTransformer):
+    """Takes out of a script what no figure of a run that ended well depends on: its checks, what it says of errors, and what this machine
+    never runs (`if GPU:` and the compilation, where there is no GPU)."""
+
+    def __init__(self, gpu):
+        self.gpu, self.functions = gpu, {'fail', 'out_of_memory', 'check_constants'} | (set() if gpu else {'compile_model'})
+
+    def visit_FunctionDef(self, node):
+        return None if node.name in self.functions else self.generic_visit(node)
 
     def visit_If(self, node):
+        test = ast.unparse(node.test)
+        if test in ("__name__ == '__main__'", "hasattr(sys.stdout, 'reconfigure')"):
+            return None
         self.generic_visit(node)
-        return node.orelse if isinstance(node.test, ast.Name) and node.test.id == 'GPU' else node
+        return node.orelse if test == 'GPU' and not self.gpu else node
+
+    def visit_Expr(self, node):
+        return None if ast.unparse(node).startswith(('check_constants(', 'sys.stdout.reconfigure(')) else self.generic_visit(node)
+
+    def visit_Call(self, node):
+        if ast.unparse(node.func) == 'fail':
+            node.args = []
+        return self.generic_visit(node)
 
 
 def fingerprint(job: dict, source: str, machine: dict) -> str:
     """A result counts as long as this is the same: the edited script, as far as this machine runs it, the corpus, the packages."""
-    tree = ast.parse(source)
-    if machine['device'] != 'cuda':
-        tree = WithoutGPU().visit(tree)
+    tree = Measured(machine['device'] == 'cuda').visit(ast.parse(source))
     for node in ast.walk(tree):                                     # comments and docstrings, which may hold figures of this very bench,
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:     # do not count
             node.body[0].value.value = ''

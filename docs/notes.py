@@ -394,6 +394,7 @@ NOTES = {
         ('def make_optimizers', 'Muon 只管各层里二维的矩阵；词向量和归一的缩放归 AdamW。', 'Muon takes the matrices inside the blocks; word '
          'vectors and norm gains stay with AdamW.'),
         ("zip(optimizers, checkpoint['optimizer'])", '两个优化器各存各的状态，精确续训照旧。', 'Each optimizer keeps its state: runs still resume exactly.'),
+        ('请改小 MUON_LR 或 LEARNING_RATE', '发散时先看 `MUON_LR`：大部分参数归它管。', 'Where a run diverges, look at `MUON_LR` first: most parameters follow it.'),
         ('if not scaler.is_enabled()', '溢出的一步要整步跳过：一个优化器走了、另一个没走，不如都不走。', 'A step that overflows is skipped as a whole, and not by '
          'one of the two only.'),
         ('zip(optimizers, (MUON_LR, LEARNING_RATE))', '同一条曲线，各乘各的最高点。', 'The same curve, times the peak of each.'),

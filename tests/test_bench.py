@@ -222,6 +222,9 @@ def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     assert ladder.fingerprint(moved, source, machine) == first
     assert ladder.fingerprint(moved, source + '\n    return 1', machine) != first
     assert ladder.fingerprint(moved, source, machine | {'packages': {'torch': '2.14.0'}}) != first
+    said = 'def fail(message):\n    sys.exit({0!r})\ndef g():\n    check_constants()\n    if lost:\n        fail({0!r})\n    return {1}\n'
+    assert ladder.fingerprint(moved, said.format('a', 1), machine) == ladder.fingerprint(moved, said.format('b', 1), machine)
+    assert ladder.fingerprint(moved, said.format('a', 1), machine) != ladder.fingerprint(moved, said.format('a', 2), machine)
     on_a_gpu = source + '\n    if GPU:\n        x = 1\n    return 0'
     with_the_other = on_a_gpu.replace('x = 1', 'x = 2')             # this machine runs neither; a GPU would
     assert ladder.fingerprint(moved, on_a_gpu, machine) == ladder.fingerprint(moved, with_the_other, machine)

@@ -153,7 +153,8 @@ def test_the_process_that_runs_out_of_memory_says_so(rung, tmp_path):
     oom = "        if it == 3 and RANK == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n"
     path.write_text(source.replace(line, oom + line), encoding='utf-8')
     status, out, err = finished(torchrun(path, 2))
-    assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存不够' in err and '提示：进程 0 与别的进程断了联系' in err
+    assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存或内存不够' in err
+    assert '提示：进程 0 与别的进程断了联系' in err
     assert 'v10_ddp.py", line' not in err                           # and the other one leaves without a traceback
 
 
@@ -265,6 +266,14 @@ def test_more_processes_than_gpus_are_refused(load, monkeypatch):
     monkeypatch.setattr(module.torch.cuda, 'device_count', lambda: 2)
     module.DEVICE = 'cuda:1'                                        # all of them on one card
     with pytest.raises(SystemExit, match='请不要改 DEVICE'):
+        module.check_constants()
+
+
+def test_a_device_that_does_not_work_is_said_by_its_own_process(load):
+    """The other processes may have a card that works, and the first one is not the one to say it."""
+    module = load(NAME, DEVICE='cuda:7')
+    module.LOCAL_RANK = 1
+    with pytest.raises(SystemExit, match="^错误：DEVICE = 'cuda:7'.*CUDA_VISIBLE_DEVICES"):
         module.check_constants()
 
 
@@ -444,6 +453,13 @@ def test_plain_text(load, tmp_path):
     late = ['x' * 20_000, 'x' * 10_000, 'late']                      # of equal pieces one is kept
     cut = ['长' * 2_000, '短' * 2_000, '短' * 1_000]
     assert texts == ['一篇，两行\n第二行', '甲\n乙', '丙', *inline, *late, '一首歌', *cut, 'Once upon\na time', 'The end']
+
+
+def test_a_suffix_in_capitals(load, tmp_path):
+    """Windows finds it with *.txt."""
+    (tmp_path / 'NOVEL.TXT').write_text('一篇\n\n又一篇\n', encoding='utf-8')
+    module = load(NAME, LYRICS_DIR=str(tmp_path))
+    assert sorted(text for text, _ in module.documents([tmp_path / 'NOVEL.TXT'])) == ['一篇', '又一篇']
 
 
 def test_trains_on_plain_text(rung, tmp_path):

@@ -3,7 +3,7 @@ import json
 import shutil
 
 import pytest
-from conftest import BPE, CHINESE, ROOT, ROPE, RUNGS, level, run_script
+from conftest import BPE, CHINESE, ROOT, ROPE, RUNGS, level, log_lines, run_script
 
 # The rungs whose training loop differs from that of the rung below; the others have it to the letter.
 LOOPS = ['v0_char_english', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v9_muon',
@@ -124,27 +124,37 @@ def test_odd_head_size_is_fine_without_rope(rung):
 
 @pytest.mark.parametrize('constants', [{'BPE_VOCAB_SIZE': 100}, {'BPE_VOCAB_SIZE': -1}, {'BPE_VOCAB_SIZE': 4000.5}, {'TRAIN_ITERS': 0},
                                        {'BATCH_SIZE': -3}, {'EVAL_INTERVAL': 0}, {'SAVE_INTERVAL': 0}, {'N_HEADS': 0}, {'TEMPERATURE': 0},
-                                       {'DEVICE': 'cuda:7'}, {'DEVICE': 'gpu'}])
+                                       {'DEVICE': 'cuda:7'}, {'DEVICE': 'gpu'}, {'DROP_OUT': 1.0}, {'DROP_OUT': -0.1}, {'MAX_SONGS': 0},
+                                       {'MAX_SONGS': 1e4}, {'MIN_LR': 0.5}, {'AMP_DTYPE': 'fp8'}, {'GRAD_CLIP': 0}, {'GRAD_CLIP': None}])
 def test_useless_constants(constants, refuses):
     [(name, value)] = constants.items()
-    refuses('v5_checkpoint', name, str(value), **constants)
+    refuses('v5_checkpoint', f'{name} = {value!r}', **constants)
+
+
+def test_constants_at_their_limits(load, capsys):
+    load('v4_flash_optim', DROP_OUT=0, MAX_SONGS=1, MIN_LR=3e-3, LEARNING_RATE=3e-3, GRAD_CLIP=1e9, AMP_DTYPE='float16').check_constants()
+    load('v4_flash_optim', MAX_SONGS=None, MIN_LR=0).check_constants()
 
 
 @pytest.mark.parametrize('name', LOOPS)
 def test_out_of_memory_names_the_batch_size(name, rung):
+    """As a GPU says it, as Python does, or as PyTorch does on a CPU."""
     path = rung(name)
     source = path.read_text(encoding='utf-8')
     line = '        logits = self.lm_head('
     assert source.count(line) == 1
-    path.write_text(source.replace(line, "        if self.training: raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n" + line),
-                    encoding='utf-8')
+    errors = ("torch.OutOfMemoryError('CUDA out of memory. Tried')", 'MemoryError',
+              """RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")""")
+    lacking = f'        if self.training: raise {errors[(LOOPS.index(name) + 2) % 3]}\n'
+    path.write_text(source.replace(line, lacking + line), encoding='utf-8')
     done = refused(path, *(['MODEL_SIZE', 'RECOMPUTE'] if level(name) >= 7 else ['BATCH_SIZE = 4']), '显存')
     assert ('减半为 1' in done.stdout) == (level(name) >= 7)        # down to a single window, and then the end
 
 
 @pytest.mark.parametrize('name', LOOPS)
 def test_loss_not_finite(name, rung):
-    refused(rung(name, LEARNING_RATE=1e30, TRAIN_ITERS=100), '不是有限的数', 'LEARNING_RATE')
+    named = 'MUON_LR 或 LEARNING_RATE' if level(name) >= 9 else '改小 LEARNING_RATE'
+    refused(rung(name, LEARNING_RATE=1e30, TRAIN_ITERS=100), '不是有限的数', named)
 
 
 def test_tokenizer_cannot_be_written(rung, tmp_path):
@@ -172,6 +182,17 @@ def test_a_broken_tokenizer_names_the_remedy(name, load, tmp_path):
     assert stop.value.code.startswith('错误：') and '坏了' in stop.value.code and path.name in stop.value.code
     path.unlink()                                                   # as the message says
     load(name, **constants).load_data()
+
+
+@pytest.mark.parametrize('name', ['v0_char_english', 'v6_wandb', 'v10_ddp'])
+def test_runs_where_the_output_is_no_text_file(name, rung):
+    """As in IDLE and Jupyter, whose stdout has no reconfigure."""
+    path = rung(name)
+    shell = ('import runpy, sys\nclass Shell:\n    write, flush = sys.stdout.write, sys.stdout.flush\n    encoding = "utf-8"\n'
+             f'sys.stdout = Shell()\nrunpy.run_path({path.name!r}, run_name="__main__")\n')
+    (path.parent / 'shell.py').write_text(shell, encoding='utf-8')
+    done = run_script(path.parent / 'shell.py')
+    assert done.returncode == 0 and len(log_lines(done.stdout)) == 2, done.stderr
 
 
 def test_output_that_the_terminal_cannot_show(rung):

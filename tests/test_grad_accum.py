@@ -83,9 +83,12 @@ def test_a_micro_batch_that_does_not_fit_is_halved_without_a_trace(name, limit, 
 
 
 def test_a_plain_runtime_error_counts_if_it_says_so(ready):
-    """As MPS raises it. Another error is not hidden by a retry."""
+    """As MPS and the CPU raise it. Another error is not hidden by a retry."""
     module, model, _, scaler, x, y = ready()
-    assert module.accumulate_gradients(too_small(model, 4, RuntimeError)[0], scaler, x, y, 8)[1] == 4
+    for words in ('MPS backend out of memory', "DefaultCPUAllocator: can't allocate memory", 'not enough memory: you tried to allocate'):
+        forward, _ = too_small(model, 4, lambda _, words=words: RuntimeError(words))
+        assert module.accumulate_gradients(forward, scaler, x, y, 8)[1] == 4
+    assert module.accumulate_gradients(too_small(model, 4, MemoryError)[0], scaler, x, y, 8)[1] == 4
 
     def broken(x, y):
         raise RuntimeError('shapes do not fit')
@@ -119,9 +122,10 @@ def test_a_resumed_run_keeps_the_smaller_size(name, rung, tmp_path):
     source = path.read_text(encoding='utf-8')
     line = '                    loss = model(micro_x.to'
     small = '                    if len(micro_x) > 2:\n                        raise torch.OutOfMemoryError(\'CUDA out of memory\')\n'
-    compiling = '    compiled = torch.compile(model)\n'
+    compiling = '        compiled = torch.compile(model)\n'
     assert source.count(line) == source.count(compiling) == 1
-    source = source.replace(line, small + line).replace(compiling, "    compiled = model\n    print(f'compiled for {micro_batch_size}')\n")
+    compiled = "        compiled = model\n        print(f'compiled for {micro_batch_size}')\n"
+    source = source.replace(line, small + line).replace(compiling, compiled)
     line = '        step, grad_norm = it + 1, '
     assert source.count(line) == 1
     path.write_text(source.replace(line, '        if it == 11: signal.raise_signal(signal.SIGTERM)\n' + line), encoding='utf-8')

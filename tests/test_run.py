@@ -209,3 +209,14 @@ def test_goes_on_uncompiled_where_torch_compile_cannot_work(name, rung, tmp_path
     done = run_script(rung(name, USE_COMPILE=True), env=env)
     assert done.returncode == 0, done.stderr
     assert '不编译，继续训练' in done.stdout and len(log_lines(done.stdout)) == 2
+
+
+@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v10_ddp'])
+def test_goes_on_uncompiled_where_torch_compile_raises_at_once(name, load, tmp_path, monkeypatch, capsys):
+    """As it does on a Python that it does not know yet."""
+    def unsupported(model):
+        raise RuntimeError('Python 3.99 is not yet supported for torch.compile')
+    monkeypatch.setattr(torch, 'compile', unsupported)
+    train_here(load(name, USE_COMPILE=True, **folder(name, tmp_path)), name, monkeypatch, {})
+    output = capsys.readouterr().out
+    assert '不编译，继续训练' in output and len(log_lines(output)) == 2
