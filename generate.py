@@ -51,7 +51,7 @@ def rope_table(block_size, head_size):
 def apply_rope(x, rope):
     """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
 
-    q、k 都转过之后，它们的点积只取决于两个位置的距离。
+    q、k 都转过之后，位置对点积的影响只剩两个位置的距离。
     """
     cos, sin = rope                                                 # (T, head_size)
     swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
