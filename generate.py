@@ -34,6 +34,12 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
+def out_of_memory(error):
+    """显存（或 CPU 的内存）不够时的几种说法。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
+
+
 def note(message, end='\n'):
     """说明走 stderr，歌走 stdout：`python generate.py > song.txt` 里只有歌。"""
     print(message, end=end, file=sys.stderr, flush=True)
@@ -172,6 +178,8 @@ def load(path, device):
     except PermissionError as error:
         fail(f'{path} 读不了（{error.strerror}）')
     except Exception as error:
+        if out_of_memory(error):
+            raise
         fail(f'{path} 不是 v5 起各级存下的检查点，或者不完整（{type(error).__name__}）：换一份，或重新训练')
     try:
         model = model.to(device).eval()
@@ -623,7 +631,7 @@ if __name__ == '__main__':
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:                                        # 磁盘写满……
         fail(f'读写文件出错：{error}')
-    except (RuntimeError, MemoryError) as error:                    # CPU 上说的是 can't allocate memory、not enough memory
-        if not isinstance(error, MemoryError) and not re.search('out of memory|allocate memory|not enough memory', str(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         fail('显存或内存不够：请改小 --batch-size，或用 --device cpu')

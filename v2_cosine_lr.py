@@ -62,20 +62,20 @@ def fail(message):
 
 def out_of_memory(error):
     """显存（或 CPU 的内存）不够时的几种说法。"""
-    says = ('out of memory', "can't allocate memory", 'not enough memory')
-    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
 
 
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
+    counts = ('_SIZE', '_INTERVAL', '_TOKENS', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')
     for name, value in globals().items():
-        if name.endswith(('_SIZE', '_INTERVAL', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')):
-            if not isinstance(value, int) or value < 1:
-                fail(f'{name} = {value}：要是正整数')
-    if TEMPERATURE <= 0:
-        fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
-    if not 0 <= DROP_OUT < 1:
-        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
+        if name.endswith(counts) and (not isinstance(value, int) or value < 1):
+            fail(f'{name} = {value!r}：要是正整数')
+        if name in ('LEARNING_RATE', 'TEMPERATURE') and (not isinstance(value, (int, float)) or value <= 0):
+            fail(f'{name} = {value!r}：要是大于 0 的数')
+    if not isinstance(DROP_OUT, (int, float)) or not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT!r}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
     if N_EMBED // N_HEADS % 2:
@@ -83,13 +83,15 @@ def check_constants():
     if BPE_VOCAB_SIZE <= 260:
         fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
     if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
-        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
-    if MIN_LR > LEARNING_RATE:
-        fail(f'MIN_LR = {MIN_LR} 比 LEARNING_RATE = {LEARNING_RATE} 还大：学习率会越走越高，请一起改小')
+        fail(f'MAX_SONGS = {MAX_SONGS!r}：要是正整数，或 None（全用）')
+    if not isinstance(MIN_LR, (int, float)) or not 0 <= MIN_LR <= LEARNING_RATE:
+        fail(f'MIN_LR = {MIN_LR!r}：要在 0 和 LEARNING_RATE = {LEARNING_RATE} 之间')
+    if not isinstance(WARMUP_ITERS, int) or WARMUP_ITERS < 0:
+        fail(f'WARMUP_ITERS = {WARMUP_ITERS!r}：要是整数，不预热就设成 0')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
-        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}），请改成 'cpu'")
+        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0][:100]}），请改成 'cpu'")
 
 
 # ---------- 数据 ----------

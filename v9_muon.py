@@ -1,8 +1,9 @@
 """更好的优化器：各层的矩阵用 Muon，其余的用 AdamW；再让 q、k 归一，让每一层从「什么也不加」开始。
 
 相对 v8_llama.py 的改动：
-- `make_optimizers` 代替 `make_optimizer`：Muon 把动量正交化，各个方向走同样远（arXiv:2502.16982），学习率是 `MUON_LR`；
-  `restore` 装回两个优化器，`check_finite` 也提到它；`LEARNING_RATE`、`MIN_LR` 现在是词向量的，AdamW 用；`WEIGHT_DECAY` 在小样本上大一些；
+- `make_optimizers` 代替 `make_optimizer`：Muon 把动量正交化，各个方向走同样远（arXiv:2502.16982），学习率是 `MUON_LR`，
+  `check_constants`、`check_finite` 也管它；`restore` 装回两个优化器；`LEARNING_RATE`、`MIN_LR` 现在是词向量的，AdamW 用；
+  `WEIGHT_DECAY` 在小样本上大一些；
 - `MultiHeadAttention` 先把 q、k 各自归一再点积（arXiv:2010.04245）；
 - `GPT` 里往残差上加的矩阵从 0 开始：刚开始训练时，每一层都是恒等（arXiv:1901.09321）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
@@ -100,22 +101,22 @@ def fail(message):
 
 def out_of_memory(error):
     """显存（或 CPU 的内存）不够时的几种说法。"""
-    says = ('out of memory', "can't allocate memory", 'not enough memory')
-    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
+    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
 
 
 def check_constants():
     """常量不合用时，现在就说，不等到训练中途。"""
     if MODEL_SIZE is not None and MODEL_SIZE not in MODEL_SIZES:
         fail(f'MODEL_SIZE = {MODEL_SIZE!r}：要是 None，或者 {"、".join(MODEL_SIZES)} 之一')
+    counts = ('_SIZE', '_INTERVAL', '_TOKENS', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS', 'PREFETCH_FACTOR')
     for name, value in globals().items():
-        if name != 'MODEL_SIZE' and name.endswith(('_SIZE', '_INTERVAL', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')):
-            if not isinstance(value, int) or value < 1:
-                fail(f'{name} = {value}：要是正整数')
-    if TEMPERATURE <= 0:
-        fail(f'TEMPERATURE = {TEMPERATURE}：要大于 0；想要最稳妥的写法，用 0.01')
-    if not 0 <= DROP_OUT < 1:
-        fail(f'DROP_OUT = {DROP_OUT}：要在 0（含）和 1 之间，0.1 是丢掉一成')
+        if name != 'MODEL_SIZE' and name.endswith(counts) and (not isinstance(value, int) or value < 1):
+            fail(f'{name} = {value!r}：要是正整数')
+        if name in ('LEARNING_RATE', 'MUON_LR', 'GRAD_CLIP', 'TEMPERATURE') and (not isinstance(value, (int, float)) or value <= 0):
+            fail(f'{name} = {value!r}：要是大于 0 的数')
+    if not isinstance(DROP_OUT, (int, float)) or not 0 <= DROP_OUT < 1:
+        fail(f'DROP_OUT = {DROP_OUT!r}：要在 0（含）和 1 之间，0.1 是丢掉一成')
     if N_EMBED % N_HEADS:
         fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
     if N_EMBED // N_HEADS % 2:
@@ -125,17 +126,21 @@ def check_constants():
     if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
         fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
     if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
-        fail(f'MAX_SONGS = {MAX_SONGS}：要是正整数，或 None（全用）')
-    if MIN_LR > LEARNING_RATE:
-        fail(f'MIN_LR = {MIN_LR} 比 LEARNING_RATE = {LEARNING_RATE} 还大：学习率会越走越高，请一起改小')
+        fail(f'MAX_SONGS = {MAX_SONGS!r}：要是正整数，或 None（全用）')
+    if not isinstance(MIN_LR, (int, float)) or not 0 <= MIN_LR <= LEARNING_RATE:
+        fail(f'MIN_LR = {MIN_LR!r}：要在 0 和 LEARNING_RATE = {LEARNING_RATE} 之间')
+    if not isinstance(WARMUP_ITERS, int) or WARMUP_ITERS < 0:
+        fail(f'WARMUP_ITERS = {WARMUP_ITERS!r}：要是整数，不预热就设成 0')
     if AMP_DTYPE not in ('bfloat16', 'float16'):
-        fail(f'AMP_DTYPE = {AMP_DTYPE!r}：要是 bfloat16 或 float16')
-    if not GRAD_CLIP or GRAD_CLIP < 0:
-        fail(f'GRAD_CLIP = {GRAD_CLIP}：梯度会全变成 0；不想裁剪，就设成 1e9')
+        fail(f"AMP_DTYPE = {AMP_DTYPE!r}：要是 'bfloat16' 或 'float16'")
+    if not isinstance(WEIGHT_DECAY, (int, float)) or WEIGHT_DECAY < 0:
+        fail(f'WEIGHT_DECAY = {WEIGHT_DECAY!r}：要是数，不衰减就设成 0')
+    if not isinstance(NUM_WORKERS, int) or NUM_WORKERS < 0:
+        fail(f'NUM_WORKERS = {NUM_WORKERS!r}：要是整数，不用子进程就设成 0')
     try:
         torch.zeros(1, device=DEVICE)
     except (RuntimeError, AssertionError) as error:
-        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0]}），请改成 'cpu'")
+        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0][:100]}），请改成 'cpu'")
 
 
 # ---------- 数据 ----------
@@ -425,11 +430,12 @@ def compile_model(model, data, micro_batch_size):
             _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
         loss.backward()
         loss.item()
-    except torch.OutOfMemoryError:
-        print('编译时显存不够，训练时会减半')
     except Exception as error:
-        print(f'torch.compile 在这台机器上用不了（{type(error).__name__}），不编译，继续训练')
-        compiled = model
+        if out_of_memory(error):
+            print('编译时显存或内存不够，训练时会减半')
+        else:
+            print(f'torch.compile 在这台机器上用不了（{type(error).__name__}），不编译，继续训练')
+            compiled = model
     else:
         print(f'编译用了 {time.perf_counter() - started:.0f} 秒')
     model.zero_grad()
@@ -519,7 +525,7 @@ def accumulate_gradients(model, scaler, x, y, micro_batch_size):
             torch.cuda.reset_peak_memory_stats(DEVICE)              # 放不下的那次不算
         set_rng_state(rng)
         micro_batch_size = (micro_batch_size + 1) // 2
-        print(f'显存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
+        print(f'显存或内存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
 
 
 def flops_per_token(model):
@@ -585,6 +591,8 @@ def load_checkpoint(tokenizer):
         for key in ('model', 'optimizer', 'scaler', 'step', 'best_test_loss', 'rng', 'config', 'tokenizer'):
             checkpoint[key]
     except Exception as error:
+        if out_of_memory(error):
+            raise
         fail(f'{path} 读不出来（{type(error).__name__}），可能不完整：把一份 ckpt_*.pt 复制成 latest.pt 可从那里继续；{remedy}')
     saved = checkpoint['config']
     different = [f'{name} 原来是 {saved.get(name)}，现在是 {globals()[name]}'
@@ -619,9 +627,9 @@ def restore(checkpoint, model, optimizers, scaler):
         if checkpoint['scaler']:
             scaler.load_state_dict(checkpoint['scaler'])
         set_rng_state(checkpoint['rng'])
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:                                      # 另一级的检查点：尺寸相同，结构不同
+        if out_of_memory(error):
+            raise
         fail(f'{CHECKPOINT_DIR}/latest.pt 不是这个脚本存下的（{type(error).__name__}）：请换一个 CHECKPOINT_DIR，'
              '或设 RESUME = False 从头训练（旧文件会移走，不会丢）')
 

@@ -347,7 +347,7 @@ NOTES = {
         ('MODEL_SIZES = {', '几个现成的尺寸，不必自己凑宽度和头数。', 'Sizes that fit together, for those who do not want to work them out.'),
         ("CHECKPOINT_DIR = ", '模型可以换尺寸了，检查点放在自己的文件夹，不去碰 v5、v6 的。', 'The model comes in sizes now; its checkpoints get a folder of '
          'their own and leave those of v5 and v6 alone.'),
-        ('编译时显存不够', '编译要先跑一小批；那时显存不够也不停，训练时再减半。', 'Compiling runs a small batch first; if that does not fit, the run goes '
+        ('编译时显存或内存不够', '编译要先跑一小批；那时放不下也不停，训练时再减半。', 'Compiling runs a small batch first; if that does not fit, the run goes '
          'on, and halves once it trains.'),
         ('recompute(block', '反向需要每层的中间结果。不存，反向时再算一遍：用时间换显存。', 'The backward pass needs what each layer computed. '
          'Computing it again instead of keeping it trades time for memory.'),

@@ -210,6 +210,33 @@ def test_the_large_setting_needs_a_large_corpus(arguments, project):
     assert done.returncode == 2 and 'needs a large corpus' in done.stderr
 
 
+SAID = '''
+def fail(message):
+    sys.exit('said')
+def out_of_memory(error):
+    return 'said' in str(error)
+def check_constants():
+    if 'said':
+        fail('said')
+def compile_model(model):
+    compiled = 'said'
+def main():
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='said')
+    check_constants()
+    try:
+        train('with memory')
+    except RuntimeError as error:
+        again('said')
+    if lost:
+        fail(f'said {lost}')
+    print(f'said {loss:.4f}', 'said')
+    return 1
+if __name__ == '__main__':
+    main('said')
+'''
+
+
 def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     (tmp_path / 'sample.json').write_text('[]', encoding='utf-8')
     job, machine = {'constants': {'LYRICS_DIR': str(tmp_path)}}, {'device': 'cpu', 'python': '3.11.1', 'packages': {'torch': '2.13.0'}}
@@ -222,9 +249,13 @@ def test_a_result_counts_for_its_corpus_and_packages(tmp_path):
     assert ladder.fingerprint(moved, source, machine) == first
     assert ladder.fingerprint(moved, source + '\n    return 1', machine) != first
     assert ladder.fingerprint(moved, source, machine | {'packages': {'torch': '2.14.0'}}) != first
-    said = 'def fail(message):\n    sys.exit({0!r})\ndef g():\n    check_constants()\n    if lost:\n        fail({0!r})\n    return {1}\n'
-    assert ladder.fingerprint(moved, said.format('a', 1), machine) == ladder.fingerprint(moved, said.format('b', 1), machine)
-    assert ladder.fingerprint(moved, said.format('a', 1), machine) != ladder.fingerprint(moved, said.format('a', 2), machine)
+    assert ladder.fingerprint(moved, SAID, machine) == ladder.fingerprint(moved, SAID.replace('said', 'told'), machine)
+    for a, b in (('return 1', 'return 2'), ('.4f', '.3f'), ('with memory', 'without')):
+        assert ladder.fingerprint(moved, SAID, machine) != ladder.fingerprint(moved, SAID.replace(a, b), machine)
+    for line in ("compiled = 'said'", "again('said')"):             # this machine does neither; a GPU would
+        other_line = SAID.replace(line, line.replace('said', 'told'))
+        assert ladder.fingerprint(moved, SAID, machine | {'device': 'cuda'}) != \
+            ladder.fingerprint(moved, other_line, machine | {'device': 'cuda'})
     on_a_gpu = source + '\n    if GPU:\n        x = 1\n    return 0'
     with_the_other = on_a_gpu.replace('x = 1', 'x = 2')             # this machine runs neither; a GPU would
     assert ladder.fingerprint(moved, on_a_gpu, machine) == ladder.fingerprint(moved, with_the_other, machine)

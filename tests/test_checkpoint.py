@@ -317,6 +317,20 @@ def garbage(kind, path):
         torch.save({'model': re.compile('x')}, path)
 
 
+@pytest.mark.parametrize('name', ['v5_checkpoint', 'v10_ddp'])
+def test_out_of_memory_does_not_blame_the_checkpoint(name, load, tmp_path, monkeypatch):
+    """It is a good one: whoever believed that it is not would begin anew."""
+    def lacking(*arguments, **options):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+    module = load(name, CHECKPOINT_DIR=str(tmp_path))
+    (tmp_path / 'latest.pt').write_bytes(b'x')
+    monkeypatch.setattr(module.torch, 'load', lacking)
+    with pytest.raises(RuntimeError, match='allocate'):
+        module.load_checkpoint(None)
+    with pytest.raises(RuntimeError, match='allocate'):
+        module.restore({'model': {}}, type('Model', (), {'load_state_dict': lacking})(), None, None)
+
+
 @pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'weights only', 'best.pt', 'code'])
 def test_a_broken_checkpoint_is_refused(kind, rung, uninterrupted, tmp_path):
     path = rung('v5_checkpoint', **(OFTEN | {'TRAIN_ITERS': 10, 'EVAL_INTERVAL': 5}))

@@ -125,7 +125,11 @@ def test_odd_head_size_is_fine_without_rope(rung):
 @pytest.mark.parametrize('constants', [{'BPE_VOCAB_SIZE': 100}, {'BPE_VOCAB_SIZE': -1}, {'BPE_VOCAB_SIZE': 4000.5}, {'TRAIN_ITERS': 0},
                                        {'BATCH_SIZE': -3}, {'EVAL_INTERVAL': 0}, {'SAVE_INTERVAL': 0}, {'N_HEADS': 0}, {'TEMPERATURE': 0},
                                        {'DEVICE': 'cuda:7'}, {'DEVICE': 'gpu'}, {'DROP_OUT': 1.0}, {'DROP_OUT': -0.1}, {'MAX_SONGS': 0},
-                                       {'MAX_SONGS': 1e4}, {'MIN_LR': 0.5}, {'AMP_DTYPE': 'fp8'}, {'GRAD_CLIP': 0}, {'GRAD_CLIP': None}])
+                                       {'DROP_OUT': None}, {'MAX_SONGS': 1e4}, {'MAX_SONGS': '9'}, {'MIN_LR': 0.5}, {'MIN_LR': None},
+                                       {'MIN_LR': -1e-4}, {'AMP_DTYPE': 'fp8'}, {'GRAD_CLIP': 0}, {'GRAD_CLIP': None}, {'NUM_WORKERS': -1},
+                                       {'PREFETCH_FACTOR': 0}, {'WARMUP_ITERS': None}, {'WARMUP_ITERS': -1}, {'WEIGHT_DECAY': None},
+                                       {'WEIGHT_DECAY': -0.1}, {'LEARNING_RATE': '3e-4'}, {'LEARNING_RATE': -1}, {'MAX_NEW_TOKENS': 1e3},
+                                       {'TEMPERATURE': None}])
 def test_useless_constants(constants, refuses):
     [(name, value)] = constants.items()
     refuses('v5_checkpoint', f'{name} = {value!r}', **constants)
@@ -133,7 +137,12 @@ def test_useless_constants(constants, refuses):
 
 def test_constants_at_their_limits(load, capsys):
     load('v4_flash_optim', DROP_OUT=0, MAX_SONGS=1, MIN_LR=3e-3, LEARNING_RATE=3e-3, GRAD_CLIP=1e9, AMP_DTYPE='float16').check_constants()
-    load('v4_flash_optim', MAX_SONGS=None, MIN_LR=0).check_constants()
+    load('v4_flash_optim', MAX_SONGS=None, MIN_LR=0, WARMUP_ITERS=0, WEIGHT_DECAY=0, NUM_WORKERS=0, DROP_OUT=0.99).check_constants()
+
+
+@pytest.mark.parametrize('value', [None, -0.02, 0])
+def test_muon_needs_a_rate(value, refuses):
+    refuses('v9_muon', f'MUON_LR = {value}', MUON_LR=value)
 
 
 @pytest.mark.parametrize('name', LOOPS)

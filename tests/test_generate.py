@@ -430,7 +430,7 @@ def definition(source, name):
     return next(ast.get_source_segment(source, node) for node in ast.parse(source).body if getattr(node, 'name', '') == name)
 
 
-@pytest.mark.parametrize('name', ['fail', 'clean', 'apply_rope'])
+@pytest.mark.parametrize('name', ['fail', 'out_of_memory', 'clean', 'apply_rope'])
 def test_shared_definitions_are_the_training_scripts(name):
     assert definition(SOURCE, name) == definition((ROOT / 'v6_wandb.py').read_text(encoding='utf-8'), name)
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import BPE, CHECKPOINT, CHINESE, RUNGS, level, log_lines, run_script, train_here, write_songs
+from conftest import BPE, CHECKPOINT, CHINESE, RUNGS, level, log_lines, run_script, tokens, train_here, write_songs
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 LEARN = {'N_EMBED': 64, 'BATCH_SIZE': 8, 'BLOCK_SIZE': 64, 'TRAIN_ITERS': 150, 'EVAL_INTERVAL': 50, 'LEARNING_RATE': 5e-3,
@@ -209,6 +209,22 @@ def test_goes_on_uncompiled_where_torch_compile_cannot_work(name, rung, tmp_path
     done = run_script(rung(name, USE_COMPILE=True), env=env)
     assert done.returncode == 0, done.stderr
     assert '不编译，继续训练' in done.stdout and len(log_lines(done.stdout)) == 2
+
+
+@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v7_grad_accum', 'v10_ddp'])
+def test_out_of_memory_while_compiling_is_not_taken_for_the_compiler(name, load, monkeypatch, capsys):
+    """Up to v6 it ends the run; from v7 on a smaller micro-batch is tried while training."""
+    def compiled(x, y):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+    monkeypatch.setattr(torch, 'compile', lambda model: compiled)
+    module = load(name, USE_COMPILE=True)
+    arguments = (torch.nn.Linear(1, 1), tokens(name, 500)) + ((2,) if level(name) >= 7 else ())
+    if level(name) < 7:
+        with pytest.raises(RuntimeError, match='allocate'):
+            module.compile_model(*arguments)
+    else:
+        assert module.compile_model(*arguments) is compiled
+        assert '编译时显存或内存不够' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v10_ddp'])
