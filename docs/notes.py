@@ -216,7 +216,7 @@ rank 3: windows 3, 7, 11 ... -> grad /
 FINDINGS = {
     'v1_bpe_rope': ('样本太小，词见得少：半数的 token 在训练歌曲里出现不超过 13 次', 'The sample is too small, and words are rare in it: half of the '
                     'tokens occur at most 13 times in the training songs'),
-    'v8_llama': ('参数少了四分之一；补到差不多一样多时，与 v7 相差不多', 'A quarter of the parameters is gone; with about as many, it is close to v7'),
+    'v8_llama': ('参数少了四分之一；补到差不多一样多时，与 v7 分不出高下', 'A quarter of the parameters is gone; with about as many, no difference from v7 can be seen'),
     'v9_muon': ('样本太小，学得快就是背得快；大语料上比 v8 好得多（见 README 的 v9）', 'The sample is too small, and is learned by heart the '
                 'faster; on a large corpus it is far ahead of v8 (see v9 in the README)'),
 }

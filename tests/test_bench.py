@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -404,3 +405,18 @@ def test_the_rung_below_lends_its_seeds():
     assert ladder.reference(results, 'v8_llama') == {1: ('v7_grad_accum', 1), 2: ('v4_flash_optim', 2)}
     assert ladder.reference(results, 'v4_flash_optim') == {1: ('v3_gpt2_amp', 1)}
     assert ladder.reference(results, 'v0_char_chinese') == {} == ladder.reference(results, 'v10_ddp')
+
+
+def test_the_readme_quotes_the_results():
+    """What stands in its sentences; the tables are made by --readme."""
+    small, large = (json.loads((ROOT / f'bench/results/amd-epyc-2-cores{which}.json').read_text(encoding='utf-8'))['jobs']
+                    for which in ('', '_large'))
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+    def bits(jobs, key, seed=1):
+        return jobs[f'{key}/seed {seed}']['curve'][-1]['bits_per_char']
+    wide = 'without/v8_llama/the smaller model'
+    apart = [bits(small, wide, seed) - bits(small, 'controlled/v4_flash_optim', seed) for seed in (1, 2, 3)]       # v7 trains as v4 does
+    assert f'（三个种子，{statistics.mean(apart):+.3f} ± {statistics.stdev(apart):.3f}）' in readme
+    v7, v8, v9 = (bits(large, f'controlled/{rung}') for rung in ('v7_grad_accum', 'v8_llama', 'v9_muon'))
+    assert f'补到差不多一样多就好 {v7 - bits(large, wide):.2f}' in readme and f'那里比 v8 好 {v8 - v9:.2f} 比特' in readme
