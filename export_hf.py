@@ -26,6 +26,12 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
+def out_of_memory(error):
+    """这个错误说的是不是显存（或 CPU 的内存）不够：各种设备的说法不同。"""
+    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
+
+
 def load(path):
     """读检查点，返回 (参数, 常量, 分词器的字节)。不是 Llama 的，拒绝。"""
     if not os.path.isfile(path):
@@ -38,6 +44,8 @@ def load(path):
     except PermissionError as error:
         fail(f'{path} 读不了（{error.strerror}）')
     except Exception as error:
+        if out_of_memory(error):
+            raise
         fail(f'{path} 不是检查点，或者不完整（{type(error).__name__}）：换一份，或重新训练')
     if model.keys() != expected | {'lm_head.weight'}:
         fail(f'{path} 不是 v8_llama.py 的模型，变不成 Llama：请用 checkpoints/v8_llama/ 里的检查点')
@@ -135,3 +143,7 @@ if __name__ == '__main__':
         fail('已中断')
     except OSError as error:                                        # 磁盘写满、没有权限……
         fail(f'读写文件出错：{error}')
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        fail('内存不够：请关掉别的程序再运行')

@@ -117,7 +117,7 @@ def fail(message):
 
 
 def out_of_memory(error):
-    """显存（或 CPU 的内存）不够时的几种说法。"""
+    """这个错误说的是不是显存（或 CPU 的内存）不够：各种设备的说法不同。"""
     says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
 

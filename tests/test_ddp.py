@@ -146,11 +146,13 @@ def test_an_error_is_said_once_and_nobody_waits(constants, words, rung, tmp_path
     assert status and len(re.findall('^错误：', err, re.M)) == 1 and words in err and 'v10_ddp.py", line' not in err
 
 
-def test_the_process_that_runs_out_of_memory_says_so(rung, tmp_path):
+@pytest.mark.parametrize('error', ["torch.OutOfMemoryError('CUDA out of memory')",
+                                   "dist.DistBackendError('NCCL error\\nCuda failure 2 \"out of memory\"')"])
+def test_the_process_that_runs_out_of_memory_says_so(error, rung, tmp_path):
     path = rung(NAME, **SAME)
     source = path.read_text(encoding='utf-8')
     line = '        loss, micro_batch_size = accumulate_gradients('
-    oom = "        if it == 3 and RANK == 1: raise torch.OutOfMemoryError('CUDA out of memory')\n"
+    oom = f'        if it == 3 and RANK == 1: raise {error}\n'
     path.write_text(source.replace(line, oom + line), encoding='utf-8')
     status, out, err = finished(torchrun(path, 2))
     assert status and len(re.findall('^错误：', err, re.M)) == 1 and '错误：显存或内存不够' in err
@@ -264,7 +266,8 @@ def test_more_processes_than_gpus_are_refused(load, monkeypatch):
     with pytest.raises(SystemExit, match='有 1 块 GPU'):
         module.check_constants()
     monkeypatch.setattr(module.torch.cuda, 'device_count', lambda: 2)
-    module.DEVICE = 'cuda:1'                                        # all of them on one card
+    module.DEVICE = 'cuda:1'                                        # all of them on one card; not every launcher sets the variable
+    monkeypatch.delenv('LOCAL_WORLD_SIZE')
     with pytest.raises(SystemExit, match='请不要改 DEVICE'):
         module.check_constants()
 

@@ -135,7 +135,7 @@ def test_useless_constants(constants, refuses):
     refuses('v5_checkpoint', f'{name} = {value!r}', **constants)
 
 
-def test_constants_at_their_limits(load, capsys):
+def test_constants_at_their_limits(load):
     load('v4_flash_optim', DROP_OUT=0, MAX_SONGS=1, MIN_LR=3e-3, LEARNING_RATE=3e-3, GRAD_CLIP=1e9, AMP_DTYPE='float16').check_constants()
     load('v4_flash_optim', MAX_SONGS=None, MIN_LR=0, WARMUP_ITERS=0, WEIGHT_DECAY=0, NUM_WORKERS=0, DROP_OUT=0.99).check_constants()
 
@@ -158,6 +158,15 @@ def test_out_of_memory_names_the_batch_size(name, rung):
     path.write_text(source.replace(line, lacking + line), encoding='utf-8')
     done = refused(path, *(['MODEL_SIZE', 'RECOMPUTE'] if level(name) >= 7 else ['BATCH_SIZE = 4']), '显存')
     assert ('减半为 1' in done.stdout) == (level(name) >= 7)        # down to a single window, and then the end
+
+
+@pytest.mark.parametrize('arguments', [['generate.py', '--checkpoint', 'x.pt'], ['export_hf.py', 'x.pt', 'OUT']])
+def test_out_of_memory_while_reading_a_checkpoint_does_not_blame_it(arguments, tmp_path):
+    (tmp_path / 'x.pt').write_bytes(b'x')
+    code = ('import runpy, sys, torch\ndef lacking(*arguments, **options):\n    raise MemoryError\n'
+            f'torch.load, sys.argv = lacking, {arguments!r}\nrunpy.run_path({str(ROOT / arguments[0])!r}, run_name="__main__")\n')
+    (tmp_path / 'run.py').write_text(code, encoding='utf-8')
+    refused(tmp_path / 'run.py', '内存不够')
 
 
 @pytest.mark.parametrize('name', LOOPS)

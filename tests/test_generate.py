@@ -435,6 +435,11 @@ def test_shared_definitions_are_the_training_scripts(name):
     assert definition(SOURCE, name) == definition((ROOT / 'v6_wandb.py').read_text(encoding='utf-8'), name)
 
 
+@pytest.mark.parametrize('name', ['fail', 'out_of_memory'])
+def test_shared_definitions_of_the_export(name):
+    assert definition((ROOT / 'export_hf.py').read_text(encoding='utf-8'), name) == definition(SOURCE, name)
+
+
 def test_read_texts_is_that_of_v10():
     assert definition(SOURCE, 'read_texts') == definition((ROOT / 'v10_ddp.py').read_text(encoding='utf-8'), 'read_texts')
 
