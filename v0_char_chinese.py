@@ -1,17 +1,18 @@
 """同一个 GPT，改读中文歌词：模型一行没改，变的只是数据。
 
 相对 v0_char_english.py 的改动：
-- 数据从一个文件变成许多歌：`LYRICS_DIR` 和 `MAX_SONGS`（`check_constants` 核对）代替 `INPUT_FILE`，`load_songs` 代替 `load_text`；
-- `clean` 去掉署名行、段落标记和空行，重复的歌只留一首；
-- `load_data` 打乱后按歌曲切分：文件按歌手排序，若照旧切后 10%，测试的就是另一批歌手，重复的歌还会两边都有。
+- 数据从一个文件变成许多歌：`load_songs` 代替 `load_text`，`LYRICS_DIR`、`MAX_SONGS` 代替 `INPUT_FILE`，`BIG` 看歌词；
+- `read_lyrics` 读一个文件，`clean` 去掉不是歌词的行，由 `junk` 认出来（`job` 是署名里的职务，`more` 是它前后的字）；
+- 歌先去重、打乱，`load_data` 再按歌曲切分：文件按歌手排序，若仍取最后 10%，测试的就是另一批歌手；
+- bits/char 按字符算，歌与歌之间的分隔算一个字符：以后一个 token 不再是一个字符，也能比。
 
 看差异：git diff --no-index v0_char_english.py v0_char_chinese.py
-运行：python v0_char_chinese.py
-预期：两核 CPU（AMD EPYC）上用自带的数据，143 秒，test 5.40，7.81 bits/char，内存 0.8 GB；GPU 上没有测过
+运行：python v0_char_chinese.py（完整数据集见 ChineseLyrics/README.md；没有就用自带的样本）
 """
+import glob
+import html
 import json
 import math
-import random
 import re
 import sys
 import time
@@ -21,28 +22,30 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-# ---------- 超参数：改这里，再运行。「A if GPU else B」：有 CUDA GPU 时取 A，没有时取 B ----------
+# ---------- 超参数：改这里，再运行。「A if BIG else B」：有 GPU、数据也够多时取 A，否则取 B ----------
 DEVICE = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 GPU = DEVICE.startswith('cuda')
 
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
+# 大模型要 10 MB 以上的歌词
+BIG = GPU and sum(Path(f).stat().st_size for f in glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) > 10e6
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
-BATCH_SIZE = 64 if GPU else 16              # 一步训练多少个窗口
-BLOCK_SIZE = 256 if GPU else 128            # 窗口长度（token），也就是模型能看到的上文
-LEARNING_RATE = 3e-4 if GPU else 1e-3       # 学习率
-TRAIN_ITERS = 5000 if GPU else 600          # 训练多少步
+BATCH_SIZE = 64 if BIG else 16              # 一步训练多少个窗口
+BLOCK_SIZE = 256 if BIG else 128            # 窗口长度（token），也就是模型能看到的上文
+LEARNING_RATE = 3e-4 if BIG else 1e-3       # 学习率
+TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 
 # 模型
-N_EMBED = 384 if GPU else 128               # 向量宽度
-N_HEADS = 6 if GPU else 4                   # 注意力头数
-N_LAYERS = 6 if GPU else 4                  # 层数
-DROP_OUT = 0.2 if GPU else 0.0              # 训练时随机丢弃的比例
+N_EMBED = 384 if BIG else 128               # 向量宽度
+N_HEADS = 6 if BIG else 4                   # 注意力头数
+N_LAYERS = 6 if BIG else 4                  # 层数
+DROP_OUT = 0.2 if BIG else 0.0              # 训练时随机丢弃的比例
 
 # 采样
 MAX_NEW_TOKENS = 200                        # 最多写多少个 token
@@ -54,80 +57,52 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
-def out_of_memory(error):
-    """这个错误说的是不是显存（或 CPU 的内存）不够：各种设备的说法不同。"""
-    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
-
-
-def check_constants():
-    """常量不合用时，现在就说，不等到训练中途。"""
-    counts = ('_SIZE', '_INTERVAL', '_TOKENS', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS')
-    for name, value in globals().items():
-        if name.endswith(counts) and (not isinstance(value, int) or value < 1):
-            fail(f'{name} = {value!r}：要是正整数')
-        if name in ('LEARNING_RATE', 'TEMPERATURE') and (not isinstance(value, (int, float)) or value <= 0):
-            fail(f'{name} = {value!r}：要是大于 0 的数')
-    if not isinstance(DROP_OUT, (int, float)) or not 0 <= DROP_OUT < 1:
-        fail(f'DROP_OUT = {DROP_OUT!r}：要在 0（含）和 1 之间，0.1 是丢掉一成')
-    if N_EMBED % N_HEADS:
-        fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
-    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
-        fail(f'MAX_SONGS = {MAX_SONGS!r}：要是正整数，或 None（全用）')
-    try:
-        torch.zeros(1, device=DEVICE)
-    except (RuntimeError, AssertionError) as error:
-        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0][:100]}），请改成 'cpu'")
-
-
 # ---------- 数据 ----------
-def clean(lyric):
-    """歌词正文，一行一句：去掉空行、署名行（「作词：某某」）和段落标记（「副歌」）。
+# 不是歌词的行。有职务、又有分隔符（作词：某某）才是署名：以「鼓」「制作」开头的歌词不能误删
+job = r'''[词詞曲监監制製琴鼓笛箫簫筝箏弦胡琶辑輯策企筹籌宣]|[录錄混缩縮]音?|[人和合][声聲音]|[演原翻配伴合]唱|母[带帶]
+    |吉他|[贝貝]斯|[键鍵]盘|萨克斯|出品|[发發]行|推[广廣]|版[权權]|封面|[视視][觉覺]|[乐樂][队隊]|歌手|lyric(?:s|ist)?
+    |music|compose[rd]|arrange[rd]|produce[rd]|(?:mix|master|record)(?:ed|ing)|vocals?|guitar|bass|drums|[OS]\.?P\.?'''
+more = r'''[\s/、&·作填谱譜编編和乐樂钢鋼风提古二大小手人师師者员員后後期室棚总總助理工程处處设設计計划劃传傳写寫与與及]
+    |[专專木电電竹项目统統]|音[乐樂]|公司|指[导導]|backing|executive|engineer|studio|strings|by'''
+junk = re.compile(rf'''\W*(?:
+    (?:{more})*(?:{job})(?:{job}|{more})*                       # 职务，再加分隔：冒号、括号、by 或横线
+        (?:[:：】〕\]]|by\s(?-i:[A-Z一-\u9fff])|(?<=\S[词詞曲制製音唱人])\s*[-－—–\u3000]\s*\S{{1,9}}$)
+    |(?:[预導导]?副歌|[主導导]歌|[前间間尾]奏|[过過][门門]|[桥橋]段|[A-D]段|verse|(?:pre-?)?chorus|bridge|intro|outro
+        |end|hook|rap|music|interlude)[\s\dx×一二三四男女合（()）]*[A-D]?\W*$      # 段落标记
+    |.*(?:未[经經].*[许許]可.*不得|著作[权權]|[纯純]音[乐樂].*欣|[暂暫][无無]歌|歌[词詞].*(?:上[传傳]|访问|翻译))
+    |(?:ti|ar|al|by|offset|ISRC)[:：]|$)''', re.IGNORECASE | re.VERBOSE)     # 网站的声明，LRC 文件的头，没有字的行
 
-    署名行要有职务名 *和* 冒号：以「鼓」「制作」开头的歌词不能误删。
-    """
-    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期|配唱'
-            '|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广')
-    english = 'lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP'
-    others = r'人|师|者|员|室|棚|公司|助理|总|工程|设计|指导|演奏|及|和|与|[\sA-Za-z/、&·.・()（）-]'
-    credit = re.compile(rf'\W*(?:{jobs}|(?:{english})\b)(?:{jobs}|{others})*[:：]', re.IGNORECASE)
-    section = re.compile(r'\W*(?:主歌|副歌|导歌|预副歌|前奏|间奏|尾奏|过门|桥段|verse|(?:pre-?)?chorus|bridge|intro|outro|hook'
-                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四]*[A-D]?\W*', re.IGNORECASE)
-    lines = (line.strip() for line in lyric.splitlines())
-    return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
+
+def clean(lyric):
+    """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
+    lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
+    lyric = re.sub(r'^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]声?[:：])', '', lyric, flags=re.MULTILINE)
+    return '\n'.join(line for line in map(str.strip, lyric.replace('\xa0', ' ').splitlines()) if not junk.match(line))
+
+
+def read_lyrics(file):
+    """依次给出一个 lyrics*.json 里各首歌的正文。"""
+    entries = json.loads(Path(file).read_text(encoding='utf-8-sig'))
+    for entry in entries:
+        lyric = entry.get('lyric') or ''
+        yield clean(lyric if type(lyric) is str else '\n'.join(lyric))
+    if not any(entry.get('lyric') for entry in entries):
+        raise ValueError('没有一首有 "lyric"')
 
 
 def load_songs():
-    """所有歌曲的正文：清洗，去重，打乱。同样的文件和 SEED 得到同样的次序。"""
-    files = sorted(Path(LYRICS_DIR).glob('**/lyrics*.json'), key=Path.as_posix)
-    if not files:
-        files = [Path(LYRICS_DIR) / 'sample.json']
-        if not files[0].is_file():
-            fail(f'{LYRICS_DIR}/ 里没有 lyrics*.json，也没有 sample.json：请在项目文件夹里运行，数据的来处见 ChineseLyrics/README.md')
-        print(f'{LYRICS_DIR}/ 里没有 lyrics*.json，用自带的小样本 {files[0]}；完整数据集见 ChineseLyrics/README.md')
-    songs = {}                                                      # 用字典去重：保持次序
+    """所有歌曲的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
+    files = sorted(glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) or [f'{LYRICS_DIR}/sample.json']
+    texts = []
     for file in files:
+        before = len(texts)
         try:
-            entries = json.loads(file.read_text(encoding='utf-8-sig'))
-        except UnicodeDecodeError:
-            fail(f'{file} 不是 UTF-8 编码（可能是 GBK）：请用编辑器另存为 UTF-8')
-        except (json.JSONDecodeError, RecursionError) as error:
-            fail(f'{file} 不是完整的 JSON（{error}）：可能没有下载完，请重新下载或改正这一处')
-        if not isinstance(entries, list):
-            fail(f'{file} 的最外层不是数组：应当是 [{{"name": …, "singer": …, "lyric": [一行, 一行, …]}}, …]')
-        for number, entry in enumerate(entries, 1):
-            lyric = entry.get('lyric') if isinstance(entry, dict) else None
-            lyric = [lyric] if isinstance(lyric, str) else lyric
-            if not isinstance(lyric, list) or not all(isinstance(line, str) for line in lyric):
-                fail(f'{file} 的第 {number} 首没有 "lyric"，或者它不是一行行的文字：应当是 "lyric": ["第一行", "第二行", …]')
-            songs[clean('\n'.join(lyric).encode('utf-8', 'ignore').decode())] = None    # 坏掉的半个表情符号去掉
-    songs.pop('', None)
-    songs = list(songs)
-    random.Random(SEED).shuffle(songs)
-    songs = songs[:MAX_SONGS]
-    if len(songs) < 2:
-        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
-    return songs
+            texts.extend(read_lyrics(file))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            fail(f'{file} 读到第 {len(texts) - before + 1} 首时出错（{error}）：要 UTF-8 的 [{{"lyric": [一行, …]}}]')
+    songs = list({re.sub(r'\W', '', text): text for text in texts if text}.values())     # 一样的只留一首
+    print(f'{"、".join(files[:3])}：{len(songs)} 首，空 {texts.count("")}，重复 {sum(map(bool, texts)) - len(songs)}')
+    return [songs[i] for i in torch.randperm(len(songs), generator=torch.Generator().manual_seed(SEED))][:MAX_SONGS]
 
 
 class CharTokenizer:
@@ -151,28 +126,30 @@ def load_data():
     """返回 (tokenizer, 训练 token, 测试 token, 测试字符数)。按歌曲分：90% 训练，10% 测试。"""
     songs = load_songs()
     n = int(0.9 * len(songs))
-    train_songs, test_songs = songs[:n], songs[n:]
     tokenizer = CharTokenizer('\n'.join(songs))
-    train_data = torch.tensor(tokenizer.encode('\n\n'.join(train_songs)))  # (N,)，歌与歌之间空一行
-    test_data = torch.tensor(tokenizer.encode('\n\n'.join(test_songs)))
-    print(f'歌曲 {len(songs):,} | 词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
-    for name, data in (('训练', train_data), ('测试', test_data)):
-        if len(data) <= BLOCK_SIZE:
-            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
-    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in test_songs)  # 一处分隔算一个字符
+    # 歌与歌之间空一行
+    train_data, test_data = (torch.tensor(tokenizer.encode('\n\n'.join(part))) for part in (songs[:n], songs[n:]))
+    print(f'词表 {len(tokenizer):,} | 训练 {len(train_data):,} | 测试 {len(test_data):,} token')
+    if min(len(train_data), len(test_data)) <= BLOCK_SIZE:
+        fail(f'数据太少，不够一个 BLOCK_SIZE = {BLOCK_SIZE} 的窗口：请换更多的数据，或改小 BLOCK_SIZE')
+    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in songs[n:])    # 一处分隔算一个字符
 
 
-def get_batch(data, it):
-    """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
-    rng = random.Random(f'{SEED} {it}')
-    starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
+def get_windows(data, starts):
+    """data 里从 starts (B,) 各处开始的窗口。y 是 x 的每个位置上要预测的下一个 token。"""
     positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
     return data[positions], data[positions + 1]                     # (B, T), (B, T)
 
 
+def get_batch(data, step):
+    """第 step 步的 BATCH_SIZE 个随机窗口，只由 (SEED, step) 决定。"""
+    generator = torch.Generator().manual_seed(hash((SEED, step)))
+    return get_windows(data, torch.randint(len(data) - BLOCK_SIZE, (BATCH_SIZE,), generator=generator))
+
+
 # ---------- 模型 ----------
 class Head(nn.Module):
-    """一个注意力头：每个位置看自己和前面的位置，按相关程度取回它们的内容。"""
+    """一个注意力头：每个位置看自己和前面的位置，按相关程度取回它们的内容（arXiv:1706.03762）。"""
 
     def __init__(self, head_size):
         super().__init__()
@@ -185,8 +162,8 @@ class Head(nn.Module):
     def forward(self, x):                                           # (B, T, C)
         T = x.shape[1]
         q, k, v = self.query(x), self.key(x), self.value(x)         # (B, T, head_size)
-        wei = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)         # (B, T, T)
-        wei = torch.where(self.tril[:T, :T], wei, float('-inf'))    # 不许看后面
+        wei = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5         # (B, T, T)
+        wei = wei.masked_fill(~self.tril[:T, :T], float('-inf'))    # 不许看后面
         wei = self.dropout(F.softmax(wei, dim=-1))
         return wei @ v                                              # (B, T, head_size)
 
@@ -210,12 +187,8 @@ class FeedForward(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(N_EMBED, 4 * N_EMBED),
-            nn.ReLU(),
-            nn.Linear(4 * N_EMBED, N_EMBED),
-            nn.Dropout(DROP_OUT),
-        )
+        self.net = nn.Sequential(nn.Linear(N_EMBED, 4 * N_EMBED), nn.ReLU(),
+                                 nn.Linear(4 * N_EMBED, N_EMBED), nn.Dropout(DROP_OUT))
 
     def forward(self, x):                                           # (B, T, C)
         return self.net(x)
@@ -233,8 +206,7 @@ class Block(nn.Module):
 
     def forward(self, x):                                           # (B, T, C)
         x = x + self.attention(self.ln1(x))
-        x = x + self.ffwd(self.ln2(x))
-        return x
+        return x + self.ffwd(self.ln2(x))
 
 
 class GPT(nn.Module):
@@ -242,6 +214,8 @@ class GPT(nn.Module):
 
     def __init__(self, vocab_size):
         super().__init__()
+        if N_EMBED % N_HEADS:
+            fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
         self.token_embedding = nn.Embedding(vocab_size, N_EMBED)
         self.position_embedding = nn.Embedding(BLOCK_SIZE, N_EMBED)
         self.dropout = nn.Dropout(DROP_OUT)
@@ -251,14 +225,13 @@ class GPT(nn.Module):
 
     def forward(self, idx, targets=None):                           # (B, T), (B, T)
         T = idx.shape[1]
-        x = self.token_embedding(idx) + self.position_embedding(torch.arange(T, device=idx.device))     # (B, T, C)
-        x = self.dropout(x)
+        x = self.token_embedding(idx)                               # (B, T, C)
+        x = self.dropout(x + self.position_embedding(torch.arange(T, device=idx.device)))
         for block in self.blocks:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))                         # (B, T, vocab_size)
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
 
     @torch.no_grad()
     def generate(self, idx):                                        # (1, T)
@@ -275,98 +248,78 @@ class GPT(nn.Module):
 
 
 # ---------- 训练 ----------
-def sample_batches(data):
-    """评估用的 EVAL_ITERS 批窗口：每次都是同样的，前后才好比较。"""
-    return [get_batch(data, f'eval {i}') for i in range(EVAL_ITERS)]
-
-
-def all_batches(data):
-    """从头到尾一遍的窗口；最后一个不满，用 -100 补齐（cross_entropy 跳过它）。"""
-    pad = -(len(data) - 1) % BLOCK_SIZE
-    x = F.pad(data[:-1], (0, pad)).view(-1, BLOCK_SIZE)
-    y = F.pad(data[1:], (0, pad), value=-100).view(-1, BLOCK_SIZE)
-    return zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE))
-
-
 @torch.no_grad()
-def estimate_loss(model, batches):
-    """batches 里每个 token 的平均损失（nat）。"""
+def estimate_loss(model, data, n_batches=EVAL_ITERS):
+    """data 上等距的 n_batches 批窗口里，每个 token 的平均损失（nat）。每次都是同样的窗口，前后才好比较。"""
     model.eval()
-    total, count = 0.0, 0
-    for x, y in batches:
-        _, loss = model(x.to(DEVICE), y.to(DEVICE))
-        n = (y != -100).sum().item()
-        total, count = total + loss.item() * n, count + n
+    starts = torch.linspace(0, len(data) - BLOCK_SIZE - 1, n_batches * BATCH_SIZE, dtype=torch.float64).long()
+    total = 0.0
+    for batch in starts.split(BATCH_SIZE):
+        x, y = get_windows(data, batch)
+        total += model(x.to(DEVICE), y.to(DEVICE))[1] * len(batch)
     model.train()
-    return total / count
+    loss = total.item() / len(starts)
+    if not math.isfinite(loss):
+        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+    return loss
 
 
-def check_finite(step, *values):
-    """损失变成 nan 或 inf，就不必再训练下去了。"""
-    if not all(math.isfinite(value) for value in values):
-        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+def report(step, train, test, bits, tok_per_s):
+    """打印一行日志。第 0 步还没有训练，不知道速度。"""
+    left = round((TRAIN_ITERS - step) * BATCH_SIZE * BLOCK_SIZE / tok_per_s) if step else 0
+    speed = f'{tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}' if step else '- tok/s | 剩余 --:--'
+    print(f'step {step:5d}/{TRAIN_ITERS} | train {train:.4f} | test {test:.4f} | {bits:.3f} bits/char | {speed}')
 
 
 def write(model, tokenizer):
     """让模型写一段，从 0 号字符（通常是换行）写起。"""
-    start = torch.zeros((1, 1), dtype=torch.long, device=DEVICE)
-    return tokenizer.decode(model.generate(start)[0, 1:].tolist())
+    return tokenizer.decode(model.generate(torch.zeros((1, 1), dtype=torch.long, device=DEVICE))[0, 1:].tolist())
 
 
 def main():
-    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
-        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
-    check_constants()
     torch.manual_seed(SEED)
-    print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
+    print(f'设备 {DEVICE} | ' + ('大模型' if BIG else '小模型（大模型要 GPU、10 MB 歌词：ChineseLyrics/README.md）'))
     tokenizer, train_data, test_data, test_chars = load_data()
     epochs = TRAIN_ITERS * BATCH_SIZE * BLOCK_SIZE / len(train_data)
     if epochs > 20:
-        print(f'训练歌曲会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：完整数据集见 ChineseLyrics/README.md')
+        print(f'训练数据会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：请用更多的数据')
 
     model = GPT(len(tokenizer)).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    initial_loss, uniform = estimate_loss(model, sample_batches(test_data)), math.log(len(tokenizer))
-    print(f'参数 {parameters:.2f} M | 第 0 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
-    print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
+    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
 
-    train_time, began = 0.0, time.perf_counter()
-    started = began
-    for it in range(TRAIN_ITERS):
-        x, y = get_batch(train_data, it)
+    began = time.perf_counter()
+    for step in range(TRAIN_ITERS + 1):
+        last = step == TRAIN_ITERS
+        evaluate = step % EVAL_INTERVAL == 0 or last
+        if evaluate and GPU:
+            torch.cuda.synchronize(DEVICE)                          # 等 GPU 算完，计时才准
+        paused = time.perf_counter()
+        if evaluate:
+            train_loss = estimate_loss(model, train_data)
+            test_loss = estimate_loss(model, test_data)
+            if last:                                                # 最后一次读完整个测试集
+                test_loss = estimate_loss(model, test_data, math.ceil(len(test_data) / (BATCH_SIZE * BLOCK_SIZE)))
+            bits = test_loss / math.log(2) * len(test_data) / test_chars    # 每个字符多少 bit
+            report(step, train_loss, test_loss, bits, step * BATCH_SIZE * BLOCK_SIZE / (paused - began))
+        if step == 0 or last:
+            print(f'--- 第 {step} 步写的 ---\n{write(model, tokenizer)}\n---')
+        if last:
+            break
+        began += time.perf_counter() - paused                       # 评估和写作的时间不算
+
+        x, y = get_batch(train_data, step)
         _, loss = model(x.to(DEVICE), y.to(DEVICE))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-        step, loss = it + 1, loss.item()                            # item() 等 GPU 算完：计时才准
-        train_time += time.perf_counter() - started
-        check_finite(step, loss)
-        if step % EVAL_INTERVAL == 0 or step == TRAIN_ITERS:
-            train_loss = estimate_loss(model, sample_batches(train_data))
-            test_loss = estimate_loss(model, sample_batches(test_data))
-            if step == TRAIN_ITERS:
-                test_loss = estimate_loss(model, all_batches(test_data))
-            check_finite(step, train_loss, test_loss)
-            bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
-            tok_per_s = step * BATCH_SIZE * BLOCK_SIZE / train_time
-            left = round((time.perf_counter() - began) / step * (TRAIN_ITERS - step))
-            print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
-                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}')
-        started = time.perf_counter()
-
-    print(f'--- 训练后写的 ---\n{write(model, tokenizer)}\n---')
-
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字写成 ?；存进文件也逐行写
     try:
         main()
     except KeyboardInterrupt:
         fail('已中断')
-    except OSError as error:                                        # 磁盘写满、没有权限……
-        fail(f'读写文件出错：{error}')
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        fail(f'显存或内存不够（BATCH_SIZE = {BATCH_SIZE}）：请改小 BATCH_SIZE，比如减半，再运行')
+    except torch.OutOfMemoryError:
+        fail(f'显存不够：请改小 BATCH_SIZE（现在是 {BATCH_SIZE}），比如减半，再运行')

@@ -1,29 +1,30 @@
-"""多大的一批，任何显卡都放得下：分成几小份依次算，梯度加起来再更新一次；放不下就自动减半。
+"""梯度累积：一批放不进显存，就分成几份，依次求梯度，按大小加权相加，再更新。没有 dropout 时结果只差舍入，
+激活占的显存只要一份的。
 
 相对 v6_wandb.py 的改动：
-- `accumulate_gradients` 把一批分成每份 `MICRO_BATCH_SIZE` 个窗口，结果与一次算完一样；
-  显存不够就减半重来；`compile_model`、`sample_batches`、`all_batches` 也按小份；
-- `MODEL_SIZE` 从 `MODEL_SIZES` 里选一个现成的尺寸，`check_constants` 核对；
-  `RECOMPUTE` 让 `GPT` 反向时重算各层，用时间换显存（arXiv:1604.06174）；
-- 日志和 wandb 多了算力利用率（`matrix_rate`、`flops_per_token`，arXiv:2204.02311）和显存；
-  `TENSORBOARD`：`start_tensorboard`、`log_metrics` 在本机再画一份曲线；检查点有自己的文件夹 `CHECKPOINT_DIR`。
+- `MICRO_BATCH_SIZE` 个窗口一份：训练时依次求梯度，加起来；`BATCH_SIZE` 可以比显存放得下的大，GPU 上加倍；
+- `estimate_loss`、`compile_blocks` 也按这个大小来；
+- 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
 看差异：git diff --no-index v6_wandb.py v7_grad_accum.py
-运行：python v7_grad_accum.py（看曲线：tensorboard --logdir checkpoints/v7_grad_accum）
-预期：两核 CPU（AMD EPYC）上用自带的数据，169 秒，test 6.12，7.73 bits/char，内存 0.7 GB；GPU 上没有测过
+运行：python v7_grad_accum.py
 """
+import glob
 import hashlib
+import html
 import io
 import json
 import math
 import os
-import random
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import sentencepiece as spm
@@ -31,66 +32,58 @@ import torch
 import torch.nn as nn
 import wandb
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader, Dataset
 
-# ---------- 超参数：改这里，再运行。「A if GPU else B」：有 CUDA GPU 时取 A，没有时取 B ----------
+# ---------- 超参数：改这里，再运行。「A if BIG else B」：有 GPU、数据也够多时取 A，否则取 B ----------
 DEVICE = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 GPU = DEVICE.startswith('cuda')
 
 # 数据
 LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics*.json，没有就用 sample.json
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
-BPE_VOCAB_SIZE = 8000 if GPU else 4000      # 词表大小（token）
+# 大模型要 10 MB 以上的歌词
+BIG = GPU and sum(Path(f).stat().st_size for f in glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) > 10e6
+BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
-BATCH_SIZE = 64 if GPU else 16              # 一步训练多少个窗口
-MICRO_BATCH_SIZE = 16                       # 一次放进模型多少个窗口；放不下会自动减半
-BLOCK_SIZE = 1024 if GPU else 128           # 窗口长度（token），也就是模型能看到的上文
-LEARNING_RATE = 6e-4 if GPU else 1.5e-3     # 学习率的最高点
-MIN_LR = 6e-5 if GPU else 1.5e-4            # 学习率的终点
-WARMUP_ITERS = 200 if GPU else 30           # 前多少步从 0 升到最高点
-TRAIN_ITERS = 5000 if GPU else 600          # 训练多少步
+BATCH_SIZE = 64 if BIG else 16              # 一步训练多少个窗口
+MICRO_BATCH_SIZE = 16 if BIG else 4         # 一份多少个窗口：显存只要放得下一份
+BLOCK_SIZE = 1024 if BIG else 128           # 窗口长度（token），也就是模型能看到的上文
+LEARNING_RATE = 6e-4 if BIG else 2e-3       # 学习率的峰值
+MIN_LR = 6e-5 if BIG else 2e-4              # 最后的学习率
+WARMUP_ITERS = 200 if BIG else 30           # 前多少步从 0 升到峰值
+TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
-USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位
+USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位浮点
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
-USE_COMPILE = GPU                           # torch.compile：把模型编译成融合的内核
+USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
-BETAS = (0.9, 0.95)                         # AdamW 的两个动量系数
+BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
 PREFETCH_FACTOR = 4                         # 每个子进程提前准备多少批
 
 # 模型
-MODEL_SIZES = {                             # 名字：(N_EMBED, N_LAYERS, N_HEADS, BLOCK_SIZE)
-    'tiny': (256, 4, 4, 128), 'small': (384, 6, 6, 256), 'medium': (768, 12, 12, 512), 'large': (1024, 24, 16, 1024),
-    'gpt2': (768, 12, 12, 1024), 'gpt2-medium': (1024, 24, 16, 1024), 'gpt2-large': (1280, 36, 20, 1024), 'gpt2-xl': (1600, 48, 25, 1024),
-}
-MODEL_SIZE = None                           # 上面的一个名字：下面三个和 BLOCK_SIZE 由它定；None：用写着的
-N_EMBED = 768 if GPU else 128               # 向量宽度
-N_HEADS = 12 if GPU else 4                  # 注意力头数
-N_LAYERS = 12 if GPU else 4                 # 层数
-DROP_OUT = 0.1 if GPU else 0.0              # 训练时随机丢弃的比例
-RECOMPUTE = False                           # 各层的中间结果不存，反向时重算：省显存，慢一些
-if MODEL_SIZE in MODEL_SIZES:
-    N_EMBED, N_LAYERS, N_HEADS, BLOCK_SIZE = MODEL_SIZES[MODEL_SIZE]
+N_EMBED = 768 if BIG else 128               # 向量宽度
+N_HEADS = 12 if BIG else 4                  # 注意力头数
+N_LAYERS = 12 if BIG else 4                 # 层数
+DROP_OUT = 0.1 if BIG else 0.0              # 训练时随机丢弃的比例
 
 # 采样
 MAX_NEW_TOKENS = 200                        # 最多写多少个 token
 TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更大胆
 
 # 检查点
-CHECKPOINT_DIR = 'checkpoints/v7_grad_accum'  # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
-SAVE_INTERVAL = 1000 if GPU else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
-PREVIEW_INTERVAL = 1000 if GPU else 200     # 每隔多少步试写一首
+CHECKPOINT_DIR = 'checkpoints/v7_grad_accum'    # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
+SAVE_INTERVAL = 1000 if BIG else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
+PREVIEW_INTERVAL = 1000 if BIG else 200     # 每隔多少步试写一首
 RESUME = True                               # 接着 latest.pt 训练；False：从头训练，旧文件移到 old-<时间>/
 
 # wandb
 WANDB_PROJECT = 'chinese-lyrics-gpt'        # 项目名
 LOG_INTERVAL = 10                           # 每隔多少步记录一次这一批的损失、学习率、梯度范数
-TENSORBOARD = True                          # 同样的曲线，在本机用 TensorBoard 也看得到
 
 
 def fail(message):
@@ -98,138 +91,84 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
-def out_of_memory(error):
-    """这个错误说的是不是显存（或 CPU 的内存）不够：各种设备的说法不同。"""
-    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
-
-
-def check_constants():
-    """常量不合用时，现在就说，不等到训练中途。"""
-    if MODEL_SIZE is not None and MODEL_SIZE not in MODEL_SIZES:
-        fail(f'MODEL_SIZE = {MODEL_SIZE!r}：要是 None，或者 {"、".join(MODEL_SIZES)} 之一')
-    counts = ('_SIZE', '_INTERVAL', '_TOKENS', 'TRAIN_ITERS', 'EVAL_ITERS', 'N_EMBED', 'N_HEADS', 'N_LAYERS', 'PREFETCH_FACTOR')
-    for name, value in globals().items():
-        if name != 'MODEL_SIZE' and name.endswith(counts) and (not isinstance(value, int) or value < 1):
-            fail(f'{name} = {value!r}：要是正整数')
-        if name in ('LEARNING_RATE', 'GRAD_CLIP', 'TEMPERATURE') and (not isinstance(value, (int, float)) or value <= 0):
-            fail(f'{name} = {value!r}：要是大于 0 的数')
-    if not isinstance(DROP_OUT, (int, float)) or not 0 <= DROP_OUT < 1:
-        fail(f'DROP_OUT = {DROP_OUT!r}：要在 0（含）和 1 之间，0.1 是丢掉一成')
-    if N_EMBED % N_HEADS:
-        fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
-    if N_EMBED // N_HEADS % 2:
-        fail(f'每个头的通道数 N_EMBED / N_HEADS = {N_EMBED // N_HEADS} 是奇数：RoPE 把通道两两配对，请改其中一个')
-    if BPE_VOCAB_SIZE <= 260:
-        fail(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE}：要大于 260，字节和特殊符号就占去 260 个')
-    if RECOMPUTE and DROP_OUT and DEVICE == 'mps':
-        fail('RECOMPUTE 在 mps 上重算不出同样的 dropout：请设 DROP_OUT = 0')
-    if MAX_SONGS is not None and (not isinstance(MAX_SONGS, int) or MAX_SONGS < 1):
-        fail(f'MAX_SONGS = {MAX_SONGS!r}：要是正整数，或 None（全用）')
-    if not isinstance(MIN_LR, (int, float)) or not 0 <= MIN_LR <= LEARNING_RATE:
-        fail(f'MIN_LR = {MIN_LR!r}：要在 0 和 LEARNING_RATE = {LEARNING_RATE} 之间')
-    if not isinstance(WARMUP_ITERS, int) or WARMUP_ITERS < 0:
-        fail(f'WARMUP_ITERS = {WARMUP_ITERS!r}：要是整数，不预热就设成 0')
-    if AMP_DTYPE not in ('bfloat16', 'float16'):
-        fail(f"AMP_DTYPE = {AMP_DTYPE!r}：要是 'bfloat16' 或 'float16'")
-    if not isinstance(WEIGHT_DECAY, (int, float)) or WEIGHT_DECAY < 0:
-        fail(f'WEIGHT_DECAY = {WEIGHT_DECAY!r}：要是数，不衰减就设成 0')
-    if not isinstance(NUM_WORKERS, int) or NUM_WORKERS < 0:
-        fail(f'NUM_WORKERS = {NUM_WORKERS!r}：要是整数，不用子进程就设成 0')
-    try:
-        torch.zeros(1, device=DEVICE)
-    except (RuntimeError, AssertionError) as error:
-        fail(f"DEVICE = '{DEVICE}' 在这台机器上用不了（{str(error).splitlines()[0][:100]}），请改成 'cpu'")
-
-
 # ---------- 数据 ----------
-def clean(lyric):
-    """歌词正文，一行一句：去掉空行、署名行（「作词：某某」）和段落标记（「副歌」）。
+# 不是歌词的行。有职务、又有分隔符（作词：某某）才是署名：以「鼓」「制作」开头的歌词不能误删
+job = r'''[词詞曲监監制製琴鼓笛箫簫筝箏弦胡琶辑輯策企筹籌宣]|[录錄混缩縮]音?|[人和合][声聲音]|[演原翻配伴合]唱|母[带帶]
+    |吉他|[贝貝]斯|[键鍵]盘|萨克斯|出品|[发發]行|推[广廣]|版[权權]|封面|[视視][觉覺]|[乐樂][队隊]|歌手|lyric(?:s|ist)?
+    |music|compose[rd]|arrange[rd]|produce[rd]|(?:mix|master|record)(?:ed|ing)|vocals?|guitar|bass|drums|[OS]\.?P\.?'''
+more = r'''[\s/、&·作填谱譜编編和乐樂钢鋼风提古二大小手人师師者员員后後期室棚总總助理工程处處设設计計划劃传傳写寫与與及]
+    |[专專木电電竹项目统統]|音[乐樂]|公司|指[导導]|backing|executive|engineer|studio|strings|by'''
+junk = re.compile(rf'''\W*(?:
+    (?:{more})*(?:{job})(?:{job}|{more})*                       # 职务，再加分隔：冒号、括号、by 或横线
+        (?:[:：】〕\]]|by\s(?-i:[A-Z一-\u9fff])|(?<=\S[词詞曲制製音唱人])\s*[-－—–\u3000]\s*\S{{1,9}}$)
+    |(?:[预導导]?副歌|[主導导]歌|[前间間尾]奏|[过過][门門]|[桥橋]段|[A-D]段|verse|(?:pre-?)?chorus|bridge|intro|outro
+        |end|hook|rap|music|interlude)[\s\dx×一二三四男女合（()）]*[A-D]?\W*$      # 段落标记
+    |.*(?:未[经經].*[许許]可.*不得|著作[权權]|[纯純]音[乐樂].*欣|[暂暫][无無]歌|歌[词詞].*(?:上[传傳]|访问|翻译))
+    |(?:ti|ar|al|by|offset|ISRC)[:：]|$)''', re.IGNORECASE | re.VERBOSE)     # 网站的声明，LRC 文件的头，没有字的行
 
-    署名行要有职务名 *和* 冒号：以「鼓」「制作」开头的歌词不能误删。
-    """
-    jobs = ('作词|作曲|编曲|填词|谱曲|词|曲|演唱|原唱|翻唱|歌手|制作|监制|出品|发行|策划|统筹|企划|录音|混音|缩混|母带|后期|配唱'
-            '|和声|合音|吉他|贝斯|鼓|键盘|钢琴|弦乐|小提琴|大提琴|二胡|古筝|笛子|箫|琵琶|萨克斯|打击乐|乐队|编写|编程|版权|推广')
-    english = 'lyrics?|lyricist|music|composer|arranger|producer|vocals?|mixing|mastering|recording|OP|SP'
-    others = r'人|师|者|员|室|棚|公司|助理|总|工程|设计|指导|演奏|及|和|与|[\sA-Za-z/、&·.・()（）-]'
-    credit = re.compile(rf'\W*(?:{jobs}|(?:{english})\b)(?:{jobs}|{others})*[:：]', re.IGNORECASE)
-    section = re.compile(r'\W*(?:主歌|副歌|导歌|预副歌|前奏|间奏|尾奏|过门|桥段|verse|(?:pre-?)?chorus|bridge|intro|outro|hook'
-                         r'|interlude|refrain|rap|solo|ending)[\s\d一二三四]*[A-D]?\W*', re.IGNORECASE)
-    lines = (line.strip() for line in lyric.splitlines())
-    return '\n'.join(line for line in lines if line and not credit.match(line) and not section.fullmatch(line))
+
+def clean(lyric):
+    """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
+    lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
+    lyric = re.sub(r'^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]声?[:：])', '', lyric, flags=re.MULTILINE)
+    return '\n'.join(line for line in map(str.strip, lyric.replace('\xa0', ' ').splitlines()) if not junk.match(line))
+
+
+def read_lyrics(file):
+    """依次给出一个 lyrics*.json 里各首歌的正文。"""
+    entries = json.loads(Path(file).read_text(encoding='utf-8-sig'))
+    for entry in entries:
+        lyric = entry.get('lyric') or ''
+        yield clean(lyric if type(lyric) is str else '\n'.join(lyric))
+    if not any(entry.get('lyric') for entry in entries):
+        raise ValueError('没有一首有 "lyric"')
 
 
 def load_songs():
-    """所有歌曲的正文：清洗，去重，打乱。同样的文件和 SEED 得到同样的次序。"""
-    files = sorted(Path(LYRICS_DIR).glob('**/lyrics*.json'), key=Path.as_posix)
-    if not files:
-        files = [Path(LYRICS_DIR) / 'sample.json']
-        if not files[0].is_file():
-            fail(f'{LYRICS_DIR}/ 里没有 lyrics*.json，也没有 sample.json：请在项目文件夹里运行，数据的来处见 ChineseLyrics/README.md')
-        print(f'{LYRICS_DIR}/ 里没有 lyrics*.json，用自带的小样本 {files[0]}；完整数据集见 ChineseLyrics/README.md')
-    songs = {}                                                      # 用字典去重：保持次序
+    """所有歌曲的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
+    files = sorted(glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) or [f'{LYRICS_DIR}/sample.json']
+    texts = []
     for file in files:
+        before = len(texts)
         try:
-            entries = json.loads(file.read_text(encoding='utf-8-sig'))
-        except UnicodeDecodeError:
-            fail(f'{file} 不是 UTF-8 编码（可能是 GBK）：请用编辑器另存为 UTF-8')
-        except (json.JSONDecodeError, RecursionError) as error:
-            fail(f'{file} 不是完整的 JSON（{error}）：可能没有下载完，请重新下载或改正这一处')
-        if not isinstance(entries, list):
-            fail(f'{file} 的最外层不是数组：应当是 [{{"name": …, "singer": …, "lyric": [一行, 一行, …]}}, …]')
-        for number, entry in enumerate(entries, 1):
-            lyric = entry.get('lyric') if isinstance(entry, dict) else None
-            lyric = [lyric] if isinstance(lyric, str) else lyric
-            if not isinstance(lyric, list) or not all(isinstance(line, str) for line in lyric):
-                fail(f'{file} 的第 {number} 首没有 "lyric"，或者它不是一行行的文字：应当是 "lyric": ["第一行", "第二行", …]')
-            songs[clean('\n'.join(lyric).encode('utf-8', 'ignore').decode())] = None    # 坏掉的半个表情符号去掉
-    songs.pop('', None)
-    songs = list(songs)
-    random.Random(SEED).shuffle(songs)
-    songs = songs[:MAX_SONGS]
-    if len(songs) < 2:
-        fail(f'{LYRICS_DIR}/ 里清洗之后只有 {len(songs)} 首歌，分不出训练和测试两部分：请多放些歌，或调大 MAX_SONGS')
-    return songs
+            texts.extend(read_lyrics(file))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            fail(f'{file} 读到第 {len(texts) - before + 1} 首时出错（{error}）：要 UTF-8 的 [{{"lyric": [一行, …]}}]')
+    songs = list({re.sub(r'\W', '', text): text for text in texts if text}.values())     # 一样的只留一首
+    print(f'{"、".join(files[:3])}：{len(songs)} 首，空 {texts.count("")}，重复 {sum(map(bool, texts)) - len(songs)}')
+    return [songs[i] for i in torch.randperm(len(songs), generator=torch.Generator().manual_seed(SEED))][:MAX_SONGS]
 
 
 def train_tokenizer(songs):
-    """在训练歌曲上学出 BPE 词表（arXiv:1508.07909），返回 SentencePieceProcessor。
+    """在训练歌曲上训练 BPE 词表（arXiv:1508.07909），返回 SentencePieceProcessor。
 
     decode(encode(s)) == s 对任何文字成立：不做全半角转换，空格、换行各有自己的 token，词表外的字拆成 UTF-8 字节。
     唯一的例外是符号「▁」（U+2581）：SentencePiece 用它记空格，解码出来也是空格。
     """
-    lines = [line for song in songs for line in song.split('\n')]
-    digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
+    text = '\n'.join(songs)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = Path(LYRICS_DIR) / f'bpe_{BPE_VOCAB_SIZE}_{digest}.model'    # 名字里有训练文本的指纹：换了数据就不会误用
+    with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
+        return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 除去字节和特殊符号的 260 格，字最多占六成，其余留给词：更罕见的字拆成字节。
-    # 但至少要收够 98% 的文字（SentencePiece 的下限），还放不下才扩大词表。
-    counts = Counter(char for line in lines for char in line)
-    share, kept, total = 0.0, 0, counts.total()
-    for _, count in counts.most_common():
-        if share >= 0.98 and kept >= 0.6 * (BPE_VOCAB_SIZE - 260):
-            break
-        share, kept = share + count / total, kept + 1
-    if kept < len(counts):
-        print(f'语料有 {len(counts)} 种字，词表放不下：常见的 {kept} 种（占 {share:.2%}）各有一个 token，其余拆成字节')
-
-    if not path.exists():
-        model = io.BytesIO()
-        spm.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, model_type='bpe', vocab_size=max(BPE_VOCAB_SIZE, kept + 260),
-            hard_vocab_limit=False, character_coverage=min(share, 1.0), byte_fallback=True, required_chars='▁\n',
-            normalization_rule_name='identity', add_dummy_prefix=False, remove_extra_whitespaces=False,
-            max_sentence_length=2**30, unk_id=0, eos_id=1, bos_id=-1, minloglevel=2)
-        temporary = path.with_suffix('.tmp')
-        temporary.write_bytes(model.getvalue())
-        temporary.replace(path)                                     # 写完才改名：中途被杀也不会留下半个文件
+    # 字节和特殊符号占去约 260 个名额，其余的最多六成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.6 * (BPE_VOCAB_SIZE - 260)))}
+    text = ''.join(char if char in common else '\n' for char in text)
+    model = io.BytesIO()
     try:
-        tokenizer = spm.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError):
-        fail(f'{path} 坏了：删掉它再运行，会重新学一份')
-    if len(tokenizer) != BPE_VOCAB_SIZE:
-        print(f'BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE} 对这份语料不合适，实际用 {len(tokenizer)}')
-    return tokenizer
+        # byte_fallback、identity、required_chars……：无损，任何文字都能还原；分隔符 eos 是 1 号
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(text.split('\n')), model_writer=model, model_type='bpe', vocab_size=BPE_VOCAB_SIZE,
+            hard_vocab_limit=False, character_coverage=1.0, byte_fallback=True, required_chars='▁\n', unk_id=0,
+            eos_id=1, bos_id=-1, normalization_rule_name='identity', add_dummy_prefix=False,
+            remove_extra_whitespaces=False, max_sentence_length=2**30, minloglevel=2)
+    except RuntimeError as error:
+        fail(f'训练不出 BPE_VOCAB_SIZE = {BPE_VOCAB_SIZE} 的词表，歌太少或词表太小（{error}）')
+    with suppress(OSError):                                         # 文件夹不能写，就不缓存
+        temporary = path.with_suffix(f'.{os.getpid()}')
+        temporary.write_bytes(model.getvalue())
+        temporary.replace(path)                                     # 写完才改名：别处不会读到写了一半的
+    return spm.SentencePieceProcessor(model_proto=model.getvalue())
 
 
 def encode_songs(tokenizer, songs):
@@ -241,66 +180,75 @@ def load_data():
     """返回 (tokenizer, 训练 token, 测试 token, 测试字符数)。按歌曲分：90% 训练，10% 测试。"""
     songs = load_songs()
     n = int(0.9 * len(songs))
-    train_songs, test_songs = songs[:n], songs[n:]
-    tokenizer = train_tokenizer(train_songs)
-    train_data = encode_songs(tokenizer, train_songs)               # (N,)
-    test_data = encode_songs(tokenizer, test_songs)
-    print(f'歌曲 {len(songs):,} | 词表 {len(tokenizer):,} | 训练 {len(train_data):,} token | 测试 {len(test_data):,} token')
-    for name, data in (('训练', train_data), ('测试', test_data)):
-        if len(data) <= BLOCK_SIZE:
-            fail(f'{name}部分只有 {len(data)} 个 token，不够一个窗口（BLOCK_SIZE = {BLOCK_SIZE}）：请用更多的数据，或改小 BLOCK_SIZE')
-    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in test_songs)  # 一处分隔算一个字符
+    tokenizer = train_tokenizer(songs[:n])
+    train_data, test_data = encode_songs(tokenizer, songs[:n]), encode_songs(tokenizer, songs[n:])
+    print(f'词表 {len(tokenizer):,} | 训练 {len(train_data):,} | 测试 {len(test_data):,} token')
+    if min(len(train_data), len(test_data)) <= BLOCK_SIZE:
+        fail(f'数据太少，不够一个 BLOCK_SIZE = {BLOCK_SIZE} 的窗口：请换更多的数据，或改小 BLOCK_SIZE')
+    return tokenizer, train_data, test_data, sum(len(song) + 1 for song in songs[n:])    # 一处分隔算一个字符
 
 
-def get_batch(data, it):
-    """第 it 步的 BATCH_SIZE 个随机窗口，由 (SEED, it) 决定。y 是 x 的每个位置上要预测的下一个 token。"""
-    rng = random.Random(f'{SEED} {it}')
-    starts = torch.tensor([rng.randrange(len(data) - BLOCK_SIZE) for _ in range(BATCH_SIZE)])
+def get_windows(data, starts):
+    """data 里从 starts (B,) 各处开始的窗口。y 是 x 的每个位置上要预测的下一个 token。"""
     positions = starts[:, None] + torch.arange(BLOCK_SIZE)          # (B, T)
     return data[positions], data[positions + 1]                     # (B, T), (B, T)
 
 
+def get_batch(data, step):
+    """第 step 步的 BATCH_SIZE 个随机窗口，只由 (SEED, step) 决定。"""
+    generator = torch.Generator().manual_seed(hash((SEED, step)))
+    return get_windows(data, torch.randint(len(data) - BLOCK_SIZE, (BATCH_SIZE,), generator=generator))
+
+
 class TrainBatches(Dataset):
-    """第 it 项是第 it 步的一批窗口：由子进程提前准备，GPU 不必等。"""
+    """第 step 项是第 step 步的一批窗口。"""
 
     def __init__(self, data):
         self.data = data
 
-    def __getitem__(self, it):
-        return get_batch(self.data, it)
+    def __getitem__(self, step):
+        return get_batch(self.data, step)
 
 
-def ignore_signals(worker_id):
-    """Ctrl-C 和停止信号归主进程处理，子进程不理会。"""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+received = []                                                       # 收到的停止信号
+
+
+def catch_signals(worker_id=None):
+    """停止信号只记下来：训练循环存好了再停，子进程不理会。同一个信号再来一次，立即停。"""
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):   # Windows 没有 SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:              # nohup 已经不理会 SIGHUP
+            signal.signal(number, lambda n, frame: received.append(n) or signal.signal(n, signal.SIG_DFL))
 
 
 def train_loader(data, start):
-    """依次给出第 start、start + 1…… 步的批。"""
+    """依次给出第 start、start + 1…… 步的批：由子进程提前准备，GPU 不必等。"""
     return DataLoader(TrainBatches(data), batch_size=None, sampler=range(start, TRAIN_ITERS), num_workers=NUM_WORKERS,
-                      prefetch_factor=PREFETCH_FACTOR if NUM_WORKERS else None, pin_memory=GPU,
-                      worker_init_fn=ignore_signals, generator=torch.Generator())    # 自己的发生器：不动全局的随机状态
+                      prefetch_factor=PREFETCH_FACTOR if NUM_WORKERS else None,
+                      pin_memory=GPU, worker_init_fn=catch_signals)
 
 
 # ---------- 模型 ----------
 def rope_table():
-    """RoPE（arXiv:2104.09864）旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size)。位置 t 上第 i 对通道转 t * 10000^(-2i / head_size) 弧度。"""
+    """RoPE（arXiv:2104.09864）各旋转角的 cos 与 sin，(2, BLOCK_SIZE, head_size / 2)。
+
+    位置 t 上的第 i 对通道转 t * 10000^(-2i / head_size) 弧度；通道 i 与 i + head_size / 2 是一对。
+    """
     head_size = N_EMBED // N_HEADS
+    if head_size % 2:
+        fail(f'每个头有 N_EMBED / N_HEADS = {head_size} 个通道，是奇数：RoPE 把通道两两配对，请改其中一个')
     frequencies = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
-    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)     # (BLOCK_SIZE, head_size / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+    angles = torch.outer(torch.arange(BLOCK_SIZE).float(), frequencies)
+    return torch.stack((angles.cos(), angles.sin()))                # (2, BLOCK_SIZE, head_size / 2)
 
 
 def apply_rope(x, rope):
-    """把通道 i 与 i + head_size / 2 看成平面上的点 (a, b)，按所在位置旋转：a cos - b sin，b cos + a sin。
+    """把每对通道看成平面上的一点 (a, b)，按 token 的位置旋转。
 
-    q、k 都转过之后，位置对点积的影响只剩两个位置的距离。
+    q、k 都转过之后，点积里的位置信息只剩两个位置之差。
     """
-    cos, sin = rope                                                 # (T, head_size)
-    swapped = x.roll(x.shape[-1] // 2, dims=-1)                     # (..., T, head_size)，两半互换；负号已在 sin 表里
-    return torch.addcmul(x * cos, swapped, sin)                     # x * cos + swapped * sin，一步算完
+    cos, sin = rope                                                 # 各 (T, head_size / 2)
+    a, b = x.chunk(2, dim=-1)                                       # 各 (..., T, head_size / 2)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -314,12 +262,12 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x, rope):                                     # (B, T, C)
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)     # 各 (B, n_heads, T, head_size)
-        q, k, v = apply_rope(q, rope), apply_rope(k, rope), v.contiguous()     # v 另存一份，不拖着合在一起的 qkv
-        # 这里的 dropout 是参数，不会随 eval() 自己关掉；CPU 的 flash 内核没有 dropout，留着它会退回慢路径
-        dropout = DROP_OUT if self.training and DEVICE != 'cpu' else 0.0
+        # 各 (B, n_heads, T, head_size)
+        q, k, v = (part.view(B, T, N_HEADS, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        out = out.transpose(1, 2).reshape(B, T, C)                  # (B, T, C)，各头接起来
+        out = out.transpose(1, 2).reshape(B, T, C)                  # 各头接起来
         return self.dropout(self.proj(out))
 
 
@@ -328,17 +276,11 @@ class FeedForward(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(N_EMBED, 4 * N_EMBED),
-            nn.GELU(),
-            nn.Linear(4 * N_EMBED, N_EMBED),
-            nn.Dropout(DROP_OUT),
-        )
+        self.net = nn.Sequential(nn.Linear(N_EMBED, 4 * N_EMBED), nn.GELU(),
+                                 nn.Linear(4 * N_EMBED, N_EMBED), nn.Dropout(DROP_OUT))
 
     def forward(self, x):                                           # (B, T, C)
-        # 一层里最宽的是 GELU 的输入和输出，各 4C：只存输入，net[2] 反向时要的输出，到时再算一次（arXiv:1604.06174）
-        x = recompute(self.net[1:3], self.net[0](x), use_reentrant=False)
-        return self.net[3](x)
+        return self.net(x)
 
 
 class Block(nn.Module):
@@ -353,8 +295,7 @@ class Block(nn.Module):
 
     def forward(self, x, rope):                                     # (B, T, C)
         x = x + self.attention(self.ln1(x), rope)
-        x = x + self.ffwd(self.ln2(x))
-        return x
+        return x + self.ffwd(self.ln2(x))
 
 
 class GPT(nn.Module):
@@ -362,42 +303,40 @@ class GPT(nn.Module):
 
     def __init__(self, vocab_size):
         super().__init__()
+        if N_EMBED % N_HEADS:
+            fail(f'N_EMBED = {N_EMBED} 不能被 N_HEADS = {N_HEADS} 整除：每个头要分到同样多的通道，请改其中一个')
         self.token_embedding = nn.Embedding(vocab_size, N_EMBED)
         self.register_buffer('rope', rope_table(), persistent=False)    # 全模型共用一张表；算得出来，不必存
         self.dropout = nn.Dropout(DROP_OUT)
         self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
         self.ln_f = nn.LayerNorm(N_EMBED)
         self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
-        self.apply(self.init_weights)
-        for name, parameter in self.named_parameters():
-            if name.endswith(('attention.proj.weight', 'ffwd.net.2.weight')):   # 每层往残差上加两次：缩小，免得越加越大
-                nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * N_LAYERS))
+        for name, p in self.named_parameters():                     # GPT-2 的初始化：标准差 0.02，偏置 0
+            residual = name.endswith(('attention.proj.weight', 'ffwd.net.2.weight'))
+            if p.ndim == 2:
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02)    # 一共加 2 N_LAYERS 次
+            elif name.endswith('bias'):
+                nn.init.zeros_(p)
 
-    def init_weights(self, module):
-        """GPT-2 的初始化：矩阵 N(0, 0.02)，偏置 0。"""
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, mean=0.0, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
+    # 矩阵乘法用 AMP_DTYPE 算；权重、softmax、LayerNorm、损失仍是 float32（arXiv:1710.03740）
+    @torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
     def forward(self, idx, targets=None):                           # (B, T), (B, T)
         T = idx.shape[1]
         x = self.dropout(self.token_embedding(idx))                 # (B, T, C)
         for block in self.blocks:
-            x = recompute(block, x, self.rope[:, :T], use_reentrant=False) if RECOMPUTE and self.training else block(x, self.rope[:, :T])
+            x = block(x, self.rope[:, :T])
         logits = self.lm_head(self.ln_f(x))                         # (B, T, vocab_size)
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
 
     @torch.no_grad()
+    @torch.compiler.set_stance('force_eager')                       # 长度每步都变：不编译，免得一再重新编译
     def generate(self, idx, stop):                                  # (1, T)
         """接着 idx 写，到 stop 或 MAX_NEW_TOKENS 个 token 为止。自带随机数发生器：采样不影响训练。"""
         self.eval()
         generator = torch.Generator().manual_seed(SEED)
         for _ in range(MAX_NEW_TOKENS):
-            with autocast():
-                logits, _ = self(idx[:, -BLOCK_SIZE:])              # (1, T, vocab_size)
+            logits, _ = self(idx[:, -BLOCK_SIZE:])                  # (1, T, vocab_size)
             probs = F.softmax(logits[:, -1].float().cpu() / TEMPERATURE, dim=-1)
             idx_next = torch.multinomial(probs, 1, generator=generator)     # (1, 1)
             if idx_next.item() == stop:
@@ -408,163 +347,73 @@ class GPT(nn.Module):
 
 
 # ---------- 训练 ----------
-def autocast():
-    """这个范围里的矩阵乘法（和它后面的激活函数、dropout）用 AMP_DTYPE；权重、softmax、归一、损失仍是 float32。"""
-    return torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
-
-
-def compile_model(model, data, micro_batch_size):
-    """用一批数据试着编译。编译不了（没有 C 编译器或 Triton）就说一声，用原来的模型继续。"""
-    if not USE_COMPILE:
-        return model
-    print('torch.compile 编译中，第一次要等一会儿……')
-    started = time.perf_counter()
-    x, y = (t[:micro_batch_size] for t in get_batch(data, 0))
-    try:
-        compiled = torch.compile(model)
-        with autocast():
-            _, loss = compiled(x.to(DEVICE), y.to(DEVICE))
-        loss.backward()
-        loss.item()
-    except Exception as error:
-        if out_of_memory(error):
-            print('编译时显存或内存不够，训练时会减半')
-        else:
-            print(f'torch.compile 在这台机器上用不了（{type(error).__name__}），不编译，继续训练')
-            compiled = model
-    else:
-        print(f'编译用了 {time.perf_counter() - started:.0f} 秒')
-    model.zero_grad()
-    return compiled
-
-
-def sample_batches(data, size):
-    """评估用的 EVAL_ITERS 批窗口，每份 size 个：每次都是同样的，前后才好比较。"""
-    batches = [get_batch(data, f'eval {i}') for i in range(EVAL_ITERS)]
-    return [micro for x, y in batches for micro in zip(x.split(size), y.split(size))]
-
-
-def all_batches(data, size):
-    """从头到尾一遍的窗口，每份 size 个；最后一个不满，用 -100 补齐（cross_entropy 跳过它）。"""
-    pad = -(len(data) - 1) % BLOCK_SIZE
-    x = F.pad(data[:-1], (0, pad)).view(-1, BLOCK_SIZE)
-    y = F.pad(data[1:], (0, pad), value=-100).view(-1, BLOCK_SIZE)
-    return zip(x.split(size), y.split(size))
-
-
 @torch.no_grad()
-def estimate_loss(model, batches):
-    """batches 里每个 token 的平均损失（nat）。"""
+def estimate_loss(model, data, n_batches=EVAL_ITERS):
+    """data 上等距的 n_batches 批窗口里，每个 token 的平均损失（nat）。每次都是同样的窗口，前后才好比较。"""
     model.eval()
-    total, count = 0.0, 0
-    for x, y in batches:
-        with autocast():
-            _, loss = model(x.to(DEVICE), y.to(DEVICE))
-        n = (y != -100).sum().item()
-        total, count = total + loss.item() * n, count + n
+    starts = torch.linspace(0, len(data) - BLOCK_SIZE - 1, n_batches * BATCH_SIZE, dtype=torch.float64).long()
+    total = 0.0
+    for batch in starts.split(MICRO_BATCH_SIZE):
+        x, y = get_windows(data, batch)
+        total += model(x.to(DEVICE), y.to(DEVICE))[1] * len(batch)
     model.train()
-    return total / count
+    loss = total.item() / len(starts)
+    if not math.isfinite(loss):
+        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+    return loss
 
 
-def check_finite(step, *values):
-    """损失变成 nan 或 inf，就不必再训练下去了。"""
-    if not all(math.isfinite(value) for value in values):
-        fail(f'第 {step} 步的损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+def report(step, train, test, bits, tok_per_s):
+    """打印一行日志。第 0 步还没有训练，不知道速度。"""
+    left = round((TRAIN_ITERS - step) * BATCH_SIZE * BLOCK_SIZE / tok_per_s) if step else 0
+    speed = f'{tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d}' if step else '- tok/s | 剩余 --:--'
+    print(f'step {step:5d}/{TRAIN_ITERS} | train {train:.4f} | test {test:.4f} | {bits:.3f} bits/char | {speed}')
+
+
+def compile_blocks(model, data):
+    """就地编译各层：层层相同，只需编译一次。先空算一遍（结果不要），编译的时间就不算在 tok/s 里。"""
+    print('torch.compile 编译中，要等一会儿……')
+    started = time.perf_counter()
+    for block in model.blocks:
+        block.compile()
+    x, y = (part[:MICRO_BATCH_SIZE] for part in get_batch(data, 0))
+    model(x.to(DEVICE), y.to(DEVICE))[1].backward()
+    model.zero_grad()
+    print(f'编译用了 {time.perf_counter() - started:.0f} 秒')
 
 
 def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
-    start = torch.tensor([[tokenizer.eos_id()]], device=DEVICE)
-    text = tokenizer.decode(model.generate(start, tokenizer.eos_id())[0, 1:].tolist())
-    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '', text)      # 字节会拼出控制字符，终端不爱看；全角空格留着
+    eos = tokenizer.eos_id()
+    return tokenizer.decode(model.generate(torch.tensor([[eos]], device=DEVICE), eos)[0, 1:].tolist())
 
 
-def get_lr(it):
-    """第 it 步的学习率：先直线上升，再沿余弦降到 MIN_LR（arXiv:1608.03983）。"""
-    if it < WARMUP_ITERS:
-        return LEARNING_RATE * (it + 1) / (WARMUP_ITERS + 1)
-    progress = (it - WARMUP_ITERS) / (TRAIN_ITERS - WARMUP_ITERS)   # 0 到 1
-    return MIN_LR + 0.5 * (1 + math.cos(math.pi * progress)) * (LEARNING_RATE - MIN_LR)
+def get_lr(step):
+    """第 step 步的学习率与峰值之比（0 到 1）：先线性上升，再沿余弦下降（arXiv:1608.03983）。"""
+    if step < WARMUP_ITERS:
+        return (step + 1) / (WARMUP_ITERS + 1)
+    progress = (step - WARMUP_ITERS) / (TRAIN_ITERS - WARMUP_ITERS)     # 0 到 1
+    low = MIN_LR / LEARNING_RATE
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_optimizer(model):
-    """AdamW。权重衰减只用于矩阵：词向量、偏置、LayerNorm 不衰减（arXiv:1711.05101）。"""
-    decay = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    rest = [p for p in model.parameters() if all(p is not q for q in decay)]
-    groups = [{'params': decay, 'weight_decay': WEIGHT_DECAY}, {'params': rest, 'weight_decay': 0.0}]
+    """AdamW（arXiv:1711.05101）：只衰减矩阵，不衰减偏置和 LayerNorm。"""
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{'params': matrices, 'weight_decay': WEIGHT_DECAY}, {'params': vectors, 'weight_decay': 0.0}]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
 
 
-def accumulate_gradients(model, scaler, x, y, micro_batch_size):
-    """把一批 (B, T) 分成每份 micro_batch_size 个窗口，依次求梯度，加起来。返回 (整批的平均损失, 放得下的 micro_batch_size)。
-
-    放不下就减半，回到这一步开始时的随机状态，从头再来：一份也不会丢，一份也不会算两次。
-    """
-    rng = rng_state()
-    while True:
-        model.zero_grad()
-        try:
-            total = 0.0
-            for micro_x, micro_y in zip(x.split(micro_batch_size), y.split(micro_batch_size)):
-                with autocast():
-                    loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))[1]
-                loss = loss * len(micro_x) / len(x)                 # 按窗口数加权：最后一份可能小些
-                scaler.scale(loss).backward()
-                total += loss.item()
-            return total, micro_batch_size
-        except (RuntimeError, MemoryError) as error:
-            if micro_batch_size == 1 or not out_of_memory(error):
-                raise
-        loss = None                                                 # 放掉没有算完的那一份
-        if GPU:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(DEVICE)              # 放不下的那次不算
-        set_rng_state(rng)
-        micro_batch_size = (micro_batch_size + 1) // 2
-        print(f'显存或内存放不下：MICRO_BATCH_SIZE 减半为 {micro_batch_size}，这一步重来')
-
-
-def flops_per_token(model):
-    """训练一个 token 的浮点运算次数（前向加反向）：每个矩阵参数 6 次，注意力每层 12 * C * T 次。"""
-    matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    return 6 * matrices + 12 * N_LAYERS * N_EMBED * BLOCK_SIZE
-
-
-def matrix_rate():
-    """这台设备做大矩阵乘法的速度，FLOP/s：算力利用率（MFU）以它为 100%。"""
-    n = 8192 if GPU else 2048
-    a = torch.linspace(-1, 1, n * n, device=DEVICE).view(n, n)      # 不用随机数：不动随机状态
-    a = a.to(getattr(torch, AMP_DTYPE) if USE_AMP else torch.float32)
-    best = 0.0
-    for _ in range(5):
-        started = time.perf_counter()
-        (a @ a)[0, 0].item()                                        # item() 等它算完
-        best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
-    if GPU:
-        torch.cuda.reset_peak_memory_stats(DEVICE)                  # 显存的峰值只算训练的
-    return best
-
-
-def config():
-    """全部常量，写进检查点。"""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in globals().items()
-            if name.isupper() and name not in ('F', 'GPT')}
-
-
-def check_disk(model):
-    """训练前先看磁盘够不够：一份完整的检查点是权重加优化器的动量，最多两份。"""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    files = 2 + TRAIN_ITERS // SAVE_INTERVAL                        # latest.pt、写到一半的临时文件、各个 ckpt
-    existing = sum(file.stat().st_size for file in Path(CHECKPOINT_DIR).glob('*.pt'))
-    need, free = weights * (3 * files + 1) - existing, shutil.disk_usage(CHECKPOINT_DIR).free
-    if free < need:
-        fail(f'{CHECKPOINT_DIR}/ 所在的磁盘只剩 {free / 1e9:.1f} GB，检查点还要 {need / 1e9:.1f} GB：请腾出空间，或调大 SAVE_INTERVAL')
+def config(songs):
+    """脚本的名字、训练数据的指纹、全部常量，写进检查点。经过 JSON：weights_only 不读 Path 这样的值。"""
+    constants = {name: value for name, value in globals().items() if name.isupper() and name not in ('F', 'GPT')}
+    return json.loads(json.dumps({'SCRIPT': Path(__file__).name, 'SONGS': songs, **constants}, default=str))
 
 
 def save_checkpoint(name, checkpoint):
     """写到临时文件，落盘，再改名：任何时刻被杀、断电、磁盘写满，原来的文件都完好。"""
-    path = Path(CHECKPOINT_DIR) / name
-    temporary = path.with_name('unfinished.tmp')
+    path, temporary = Path(CHECKPOINT_DIR) / name, Path(CHECKPOINT_DIR) / 'unfinished.tmp'
     try:
         with open(temporary, 'wb') as file:
             torch.save(checkpoint, file)
@@ -572,253 +421,163 @@ def save_checkpoint(name, checkpoint):
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:                        # 磁盘写满时，torch.save 两种都可能抛出
-        temporary.unlink(missing_ok=True)
         fail(f'写不了 {path}（{error}）。原来的检查点完好：腾出磁盘空间再运行，会从 latest.pt 继续')
 
 
-def load_checkpoint(tokenizer):
-    """读 latest.pt；没有就返回 {}。别的分词器或别的模型形状的，拒绝。"""
+def move_old_checkpoints():
+    """旧的检查点移到 old-<时间>/，不覆盖。"""
+    folder = Path(CHECKPOINT_DIR) / time.strftime('old-%Y%m%d-%H%M%S')
+    for file in list(Path(CHECKPOINT_DIR).glob('*.pt')):
+        folder.mkdir(exist_ok=True)
+        file.rename(folder / file.name)
+
+
+def lock_folder():
+    """一个文件夹同时只给一次训练用。锁随进程消失：kill -9 之后也不必收拾。"""
+    try:
+        lock = sqlite3.connect(Path(CHECKPOINT_DIR) / 'lock', timeout=0)
+        lock.executescript(f'PRAGMA user_version = {os.getpid()}; BEGIN IMMEDIATE')     # 不提交，锁就一直在
+        return lock
+    except sqlite3.OperationalError as error:
+        if 'locked' in str(error):
+            fail(f'{CHECKPOINT_DIR}/ 正由进程 {lock.execute("PRAGMA user_version").fetchone()[0]} 使用，请等它结束')
+        print(f'{CHECKPOINT_DIR}/ 无法加锁（{error}）：请不要同时在这里训练两次')
+
+
+def resume(model, optimizer, scaler, settings):
+    """从 latest.pt 接着训练：读，核对，装回去。返回 (第几步, 最好的 test, wandb_id)，没有就是 (0, inf, None)。"""
     path = Path(CHECKPOINT_DIR) / 'latest.pt'
-    if not path.exists():
-        return {}
-    remedy = '要从头训练，设 RESUME = False（旧文件会移走，不会丢）'
+    if not RESUME or not path.exists():
+        move_old_checkpoints()
+        return 0, math.inf, None
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        for key in ('model', 'optimizer', 'scaler', 'step', 'best_test_loss', 'rng', 'config', 'tokenizer'):
-            checkpoint[key]
+        saved, step, state = checkpoint['config'], checkpoint['step'], checkpoint['optimizer']['state']
     except Exception as error:
-        if out_of_memory(error):
-            raise
-        fail(f'{path} 读不出来（{type(error).__name__}），可能不完整：把一份 ckpt_*.pt 复制成 latest.pt 可从那里继续；{remedy}')
-    saved = checkpoint['config']
-    different = [f'{name} 原来是 {saved.get(name)}，现在是 {globals()[name]}'
-                 for name in ('N_EMBED', 'N_HEADS', 'N_LAYERS') if saved.get(name) != globals()[name]]
-    if checkpoint['tokenizer'] != tokenizer.serialized_model_proto():
-        different.append('分词器不同（歌词数据、MAX_SONGS、SEED 或 BPE_VOCAB_SIZE 变了）')
-    if different:
-        fail(f'{path} 不是这个模型的：{"；".join(different)}。改回去就能续训；{remedy}')
-    changed = [f'{name}：{saved[name]} → {value}' for name, value in config().items() if name in saved and saved[name] != value]
-    print(f'从 {path} 的第 {checkpoint["step"]} 步继续' + (f'；这些常量变了：{"，".join(changed)}' if changed else ''))
-    return checkpoint
+        fail(f'{path} 读不出来（{type(error).__name__}）：把一份 ckpt_*.pt 复制成 latest.pt，或设 RESUME = False')
+    changed = {name: f'{name} {saved.get(name)} → {now}' for name, now in settings.items() if now != saved.get(name)}
+    difference = f'（变了：{"，".join(changed.values())}）' if changed else ''
+    if step >= saved['TRAIN_ITERS'] and changed.keys() - {'TRAIN_ITERS', 'RESUME'}:
+        print(f'上一次训练已经完成，这次的设置不同{difference}，从头训练：旧的检查点移到 {CHECKPOINT_DIR}/old-<时间>/')
+        move_old_checkpoints()
+        return 0, math.inf, None
+    if changed.keys() & {'SONGS', 'N_EMBED', 'N_HEADS', 'N_LAYERS'}:
+        fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
+    model.load_state_dict(checkpoint['model'])
+    optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
+    print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
+    return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
 
 
-def rng_state():
-    """CPU 和 GPU 的随机状态：dropout 接下来用的随机数由它决定。"""
-    return {'cpu': torch.get_rng_state(), **({'cuda': torch.cuda.get_rng_state(DEVICE)} if GPU else {})}
-
-
-def set_rng_state(state):
-    """回到 rng_state() 当时的状态。"""
-    torch.set_rng_state(state['cpu'])
-    if GPU and 'cuda' in state:
-        torch.cuda.set_rng_state(state['cuda'], DEVICE)
-
-
-def restore(checkpoint, model, optimizer, scaler):
-    """装回权重、优化器和随机状态。优化器的超参数用现在的常量，不用存下的。"""
-    try:
-        model.load_state_dict(checkpoint['model'])
-        optimizer.load_state_dict({**optimizer.state_dict(), 'state': checkpoint['optimizer']['state']})
-        if checkpoint['scaler']:
-            scaler.load_state_dict(checkpoint['scaler'])
-        set_rng_state(checkpoint['rng'])
-    except Exception as error:                                      # 另一级的检查点：尺寸相同，结构不同
-        if out_of_memory(error):
-            raise
-        fail(f'{CHECKPOINT_DIR}/latest.pt 不是这个脚本存下的（{type(error).__name__}）：请换一个 CHECKPOINT_DIR，'
-             '或设 RESUME = False 从头训练（旧文件会移走，不会丢）')
-
-
-def move_old_checkpoints():
-    """RESUME = False：旧的检查点移到 old-<时间>/，不覆盖。"""
-    files = list(Path(CHECKPOINT_DIR).glob('*.pt'))
-    if files:
-        folder = Path(CHECKPOINT_DIR) / time.strftime('old-%Y%m%d-%H%M%S')
-        folder.mkdir()
-        for file in files:
-            file.rename(folder / file.name)
-        print(f'旧的检查点移到了 {folder}/')
-
-
-def catch_signals():
-    """Ctrl-C 或 SIGTERM 先记下来，训练循环做完这一步、保存之后再停。再按一次 Ctrl-C 立即停。"""
-    received = []
-
-    def handler(number, frame):
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
-    return received
-
-
-def start_wandb(run_id):
-    """开始（或接着 run_id）记录。没有登录、没有网络就离线记录：不提问，也不耽误训练。"""
-    arguments = {'project': WANDB_PROJECT, 'id': run_id, 'resume': 'allow', 'config': config(),
-                 'settings': wandb.Settings(silent=True, init_timeout=20, finish_timeout=60)}
+def start_wandb(run_id, settings):
+    """开始（或接着 run_id）记录。没有登录、没有网络就离线记录：不会停下来问，也不耽误训练。"""
+    options = {'project': WANDB_PROJECT, 'id': run_id, 'resume': 'allow', 'config': settings,
+               'settings': wandb.Settings(silent=True, init_timeout=20, finish_timeout=60)}
     try:
         mode = wandb.setup().settings.mode                          # 默认 online；WANDB_MODE 或 wandb offline 可以改
-        run = wandb.init(mode='offline' if mode == 'online' and not wandb.login(prompt=False) else mode, **arguments)
-    except Exception as error:                                      # 没有网络、密钥失效……
-        print(f'wandb 连不上（{type(error).__name__}），改为离线')
-        try:
-            run = wandb.init(mode='offline', **arguments)
-        except Exception as error:                                  # 连离线也不行：不记录，训练照常
-            print(f'wandb 用不了（{type(error).__name__}），不记录')
-            run = wandb.init(mode='disabled', **arguments)
+        run = wandb.init(mode='offline' if mode == 'online' and not wandb.login(prompt=False) else mode, **options)
+    except Exception:                                               # 没有网络、密钥失效……
+        run = wandb.init(mode='offline', **options)
     run.define_metric('*', step_metric='step')                      # 续训会重走几步，wandb 自己的计数器不会退回去
-    if run.offline:
-        folder = os.path.relpath(Path(run.dir).parent)
-        print(f'wandb 离线记录在 {folder}/：用 wandb leet 看曲线；wandb login 之后，用 wandb sync {folder} 上传')
-    elif run.url:                                                   # WANDB_MODE=disabled 时没有
-        print(f'wandb：{run.url}')
+    offline = f'离线，用 wandb leet 看曲线；wandb login 之后，用 wandb sync {Path(run.dir).parent} 上传'
+    print(f'wandb：{offline if run.offline else run.url}')
     return run
 
 
-def start_tensorboard(run_id, first):
-    """TensorBoard 的记录器，一次训练一个文件夹；续训时，第 first 步之后的旧记录作废。"""
-    if not TENSORBOARD:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-        return SummaryWriter(Path(CHECKPOINT_DIR) / 'tensorboard' / run_id, purge_step=first + 1)
-    except Exception as error:
-        print(f'TensorBoard 用不了（{type(error).__name__}）：想看就 pip install tensorboard；不想看就设 TENSORBOARD = False')
-        return None
-
-
-def log_metrics(run, writer, metrics):
-    """记一组数，wandb 和 TensorBoard 各一份。它们出了问题也不停下训练。"""
-    try:
-        run.log(metrics)
-    except Exception as error:
-        print(f'wandb 没有记上（{type(error).__name__}），训练继续')
-    if not writer:
-        return
-    try:
-        for name, value in metrics.items():
-            if name == 'samples':
-                writer.add_text(name, value.data[0][1].replace('\n', '  \n'), metrics['step'])     # Markdown：行末两个空格才换行
-            elif name != 'step':
-                writer.add_scalar(name, value, metrics['step'])
-        writer.flush()
-    except Exception as error:
-        print(f'TensorBoard 没有记上（{type(error).__name__}），训练继续')
-
-
 def main():
-    if hasattr(sys.stdout, 'reconfigure'):                          # IDLE、Jupyter 里没有，也不需要
-        sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字用 ? 代替；写进文件时也逐行写出
-    check_constants()
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision('high')                      # 留在 float32 的矩阵乘法用 TF32
-    print(f'设备 {DEVICE}：' + ('用 GPU 的常量' if GPU else '没有 CUDA GPU，用 else 后面的小常量'))
+    print(f'设备 {DEVICE} | ' + ('大模型' if BIG else '小模型（大模型要 GPU、10 MB 歌词：ChineseLyrics/README.md）'))
     tokenizer, train_data, test_data, test_chars = load_data()
     epochs = TRAIN_ITERS * BATCH_SIZE * BLOCK_SIZE / len(train_data)
     if epochs > 20:
-        print(f'训练歌曲会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：完整数据集见 ChineseLyrics/README.md')
-
-    Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
-    if not RESUME:
-        move_old_checkpoints()
-    checkpoint = load_checkpoint(tokenizer)
-    first, best_test_loss = checkpoint.get('step', 0), checkpoint.get('best_test_loss', math.inf)
-    if first >= TRAIN_ITERS:
-        print(f'训练已经完成（{first} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
-        return
+        print(f'训练数据会看 {epochs:.0f} 遍，会过拟合（train 还在降，test 却上升）：请用更多的数据')
 
     model = GPT(len(tokenizer)).to(DEVICE)
     optimizer = make_optimizer(model)
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
-    check_disk(model)
-    micro_batch_size = MICRO_BATCH_SIZE
-    if checkpoint.get('config') == config() and checkpoint['micro_batch_size'] < MICRO_BATCH_SIZE:
-        micro_batch_size = checkpoint['micro_batch_size']
-        print(f'上次减到了 {micro_batch_size}，从这里开始；想再试大的（比如换了显卡），改一下 MICRO_BATCH_SIZE')
-    compiled = compile_model(model, train_data, micro_batch_size)
-    if checkpoint:
-        restore(checkpoint, model, optimizer, scaler)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    # 还不知道放得下多少：这里一份最多 4 个
-    initial_loss, uniform = estimate_loss(model, sample_batches(test_data, min(4, micro_batch_size))), math.log(len(tokenizer))
-    print(f'参数 {parameters:.2f} M | 第 {first} 步的损失 {initial_loss:.4f}，瞎猜是 ln {len(tokenizer)} = {uniform:.4f}')
-    if first == 0:
-        print(f'--- 训练前写的 ---\n{write(model, tokenizer)}\n---')
-    run = start_wandb(checkpoint.get('wandb_id'))
-    writer = start_tensorboard(run.id, first)
-    received = catch_signals()
+    Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    lock, settings = lock_folder(), config(hashlib.sha256(train_data.numpy()).hexdigest()[:12])
+    start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
+    if start >= TRAIN_ITERS:
+        print(f'训练已经完成（{start} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
+        return
+    if USE_COMPILE:
+        compile_blocks(model, train_data)
+    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
 
-    flops, rate = flops_per_token(model), matrix_rate()
-    train_time, began = 0.0, time.perf_counter()
-    started = began
-    for it, (x, y) in enumerate(train_loader(train_data, first), start=first):
+    run = start_wandb(wandb_id, settings)
+    catch_signals()
+    batches = iter(train_loader(train_data, start))
+    began = time.perf_counter()
+    for step in range(start, TRAIN_ITERS + 1):
+        last = step == TRAIN_ITERS
+        fresh, stop = step == 0 or step > start, step > start and bool(received)    # 续训的第一步，上次已经评估过
+        evaluate = fresh and (step % EVAL_INTERVAL == 0 or last)
+        if evaluate and GPU:
+            torch.cuda.synchronize(DEVICE)                          # 等 GPU 算完，计时才准
+        paused = time.perf_counter()
+        if evaluate:
+            train_loss = estimate_loss(model, train_data)
+            test_loss = estimate_loss(model, test_data)
+            improved, best_test_loss = test_loss < best_test_loss, min(test_loss, best_test_loss)
+            if last:                                                # 最后一次读完整个测试集
+                test_loss = estimate_loss(model, test_data, math.ceil(len(test_data) / (BATCH_SIZE * BLOCK_SIZE)))
+            bits = test_loss / math.log(2) * len(test_data) / test_chars    # 每个字符多少 bit
+            tok_per_s = (step - start) * BATCH_SIZE * BLOCK_SIZE / (paused - began)
+            report(step, train_loss, test_loss, bits, tok_per_s)
+            run.log({'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits, 'tok_per_s': tok_per_s})
+        if fresh and (step % PREVIEW_INTERVAL == 0 or last):
+            text = write(model, tokenizer)
+            print(f'--- 第 {step} 步写的 ---\n{text}\n---')
+            run.log({'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
+        if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
+            if not all(p.isfinite().all() for p in model.parameters()):
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 LEARNING_RATE 再运行')
+            checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
+                          'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
+            if evaluate and improved:
+                save_checkpoint('best.pt', checkpoint)              # 没有优化器的状态：用来采样、分享
+            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()}
+            if step % SAVE_INTERVAL == 0:
+                save_checkpoint(f'ckpt_{step}.pt', checkpoint)
+            save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
+        if last or stop:
+            break
+        began += time.perf_counter() - paused                       # 评估和写作的时间不算
+
         for group in optimizer.param_groups:
-            group['lr'] = get_lr(it)
-        loss, micro_batch_size = accumulate_gradients(compiled, scaler, x, y, micro_batch_size)
+            group['lr'] = LEARNING_RATE * get_lr(step)
+        torch.manual_seed(hash((SEED, step)))                       # dropout 由 (SEED, step) 决定：续训也一样
+        x, y = next(batches)
+        optimizer.zero_grad()
+        loss = 0.0                                                  # 加起来是整批的平均
+        for micro_x, micro_y in zip(x.split(MICRO_BATCH_SIZE), y.split(MICRO_BATCH_SIZE)):
+            _, micro_loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
+            micro_loss = micro_loss * len(micro_x) / len(x)         # 按窗口数加权：最后一份可能小些
+            scaler.scale(micro_loss).backward()                     # 梯度加在一起，直到 zero_grad
+            loss += micro_loss.detach()
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         scaler.step(optimizer)
         scaler.update()
-
-        step, grad_norm = it + 1, grad_norm.item()                  # item() 等 GPU 算完：计时才准
-        train_time += time.perf_counter() - started
-        check_finite(step, loss)
         if step % LOG_INTERVAL == 0:
-            log_metrics(run, writer, {'step': step, 'train/loss': loss, 'lr': get_lr(it), 'grad_norm': grad_norm})
-        improved = False
-        if step % EVAL_INTERVAL == 0 or step == TRAIN_ITERS:
-            train_loss = estimate_loss(compiled, sample_batches(train_data, micro_batch_size))
-            test_loss = estimate_loss(compiled, sample_batches(test_data, micro_batch_size))
-            improved, best_test_loss = test_loss < best_test_loss, min(test_loss, best_test_loss)
-            if step == TRAIN_ITERS:
-                test_loss = estimate_loss(model, all_batches(test_data, micro_batch_size))    # 形状不一，用没有编译的
-            check_finite(step, train_loss, test_loss)
-            bits_per_char = test_loss / math.log(2) * len(test_data) / test_chars
-            tok_per_s = (step - first) * BATCH_SIZE * BLOCK_SIZE / train_time
-            left = round((time.perf_counter() - began) / (step - first) * (TRAIN_ITERS - step))
-            mfu = tok_per_s * flops / rate
-            memory = {'gpu/peak_gb': torch.cuda.max_memory_allocated(DEVICE) / 1e9,
-                      'gpu/reserved_gb': torch.cuda.max_memory_reserved(DEVICE) / 1e9} if GPU else {}
-            print(f'step {step:5d}/{TRAIN_ITERS} | train {train_loss:.4f} | test {test_loss:.4f} | {bits_per_char:.3f} bits/char'
-                  f' | {tok_per_s:,.0f} tok/s | 剩余 {left // 60:02d}:{left % 60:02d} | MFU {mfu:.1%}'
-                  + (f' | 显存 {memory["gpu/peak_gb"]:.1f}（占用 {memory["gpu/reserved_gb"]:.1f}）GB' if GPU else ''))
-            log_metrics(run, writer, {'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits_per_char, 'tok_per_s': tok_per_s,
-                                      'mfu': mfu, **memory})
-        if step % PREVIEW_INTERVAL == 0 or step == TRAIN_ITERS:
-            text = write(model, tokenizer)
-            print(f'--- 第 {step} 步写的 ---\n{text}\n---')
-            log_metrics(run, writer, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
-        if step % EVAL_INTERVAL == 0 or step % SAVE_INTERVAL == 0 or step == TRAIN_ITERS or received:
-            check_finite(step, *(p.sum().item() for p in model.parameters()))   # 坏掉的权重不存
-            checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss, 'config': config(),
-                          'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id, 'micro_batch_size': micro_batch_size}
-            if improved:
-                save_checkpoint('best.pt', checkpoint)              # 只有权重：用来采样、分享
-            checkpoint |= {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(), 'rng': rng_state()}
-            if step % SAVE_INTERVAL == 0:
-                save_checkpoint(f'ckpt_{step}.pt', checkpoint)
-            save_checkpoint('latest.pt', checkpoint)                # 最后写：之前被杀，就从上一份重走这几步
-            if received and step < TRAIN_ITERS:
-                print(f'收到停止信号，第 {step} 步已存入 {CHECKPOINT_DIR}/latest.pt，再运行就会继续')
-                sys.exit(128 + received[0])
-        started = time.perf_counter()
+            run.log({'step': step, 'train/loss': loss.item(), 'lr': group['lr'], 'grad_norm': grad_norm.item()})
 
-    try:
-        run.finish()
-    except Exception as error:
-        print(f'wandb 没有收尾（{type(error).__name__}），检查点都已存好')
+    run.finish()
+    if stop and not last:
+        print(f'收到停止信号，停在第 {step} 步，已存入 {CHECKPOINT_DIR}/latest.pt：再运行就会继续')
+        signal.raise_signal(received[0])                            # 存好了，按信号原来的方式退出
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='replace', line_buffering=True)   # 终端显示不了的字写成 ?；存进文件也逐行写
     try:
         main()
     except KeyboardInterrupt:
         fail('已中断')
-    except OSError as error:                                        # 磁盘写满、没有权限……
-        fail(f'读写文件出错：{error}')
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        fail('显存或内存不够：请换小一点的 MODEL_SIZE，或设 RECOMPUTE = True；MODEL_SIZE = None 时，也可以改小 BLOCK_SIZE')
+    except torch.OutOfMemoryError:
+        fail(f'显存不够：请改小 MICRO_BATCH_SIZE（现在是 {MICRO_BATCH_SIZE}），比如减半，再运行')
