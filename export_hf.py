@@ -1,24 +1,30 @@
-"""把 v8_llama.py 的检查点变成 transformers 能读的文件夹：它本来就是一个 Llama，只是参数的名字不同。
+"""把检查点变成 transformers 能读的文件夹：v9_llama 的就是一个 Llama，v10_muon 起的就是一个 Qwen3，只是参数的名字不同。
 
-python export_hf.py checkpoints/v8_llama/best.pt OUT/
-
-OUT/ 里有 config.json、generation_config.json、model.safetensors、tokenizer.model、tokenizer_config.json：
+python export_hf.py checkpoints/v10_muon/best.pt OUT/
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model, tokenizer = AutoModelForCausalLM.from_pretrained('OUT/'), AutoTokenizer.from_pretrained('OUT/')
+    song = model.generate(**tokenizer('雨落在旧站台', return_tensors='pt'))
+    print(tokenizer.decode(song[0], skip_special_tokens=True))
 
 要有 safetensors：pip install safetensors
 """
 import argparse
 import json
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import sentencepiece as spm
 import torch
+from safetensors.torch import save
+
+NAMES = {                                                           # 我们的名字：transformers 的名字
+    'token_embedding': 'model.embed_tokens', 'blocks': 'model.layers', 'ln_f': 'model.norm',
+    'ln1': 'input_layernorm', 'ln2': 'post_attention_layernorm', 'ffwd': 'mlp', 'attention': 'self_attn',
+    **{name: f'{name}_proj' for name in ('q', 'k', 'v', 'gate', 'up', 'down')}, 'proj': 'o_proj',
+}
+SPECIAL = {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': 0}     # 歌从分隔符写起，到分隔符为止
 
 
 def fail(message):
@@ -26,124 +32,95 @@ def fail(message):
     sys.exit(f'错误：{message}')
 
 
-def out_of_memory(error):
-    """这个错误说的是不是显存（或 CPU 的内存）不够：各种设备的说法不同。"""
-    says = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'ALLOC_FAILED', 'Invalid buffer size')
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in says)
+def model_config(weights, constants):
+    """config.json 的内容。"""
+    qwen = 'blocks.0.attention.q_norm.weight' in weights            # q、k 先归一：Qwen3；否则是 Llama
+    head_size = constants['N_EMBED'] // constants['N_HEADS']
+    return {
+        'architectures': ['Qwen3ForCausalLM' if qwen else 'LlamaForCausalLM'],
+        'model_type': 'qwen3' if qwen else 'llama', 'dtype': 'float32',
+        'vocab_size': len(weights['lm_head.weight']), 'hidden_size': constants['N_EMBED'],
+        'intermediate_size': len(weights['blocks.0.ffwd.gate.weight']), 'num_hidden_layers': constants['N_LAYERS'],
+        'num_attention_heads': constants['N_HEADS'], 'head_dim': head_size,
+        'num_key_value_heads': len(weights['blocks.0.attention.k.weight']) // head_size,
+        'max_position_embeddings': constants['BLOCK_SIZE'], 'rope_theta': 10000.0, 'rms_norm_eps': 1e-5,
+        'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False, 'tie_word_embeddings': True, **SPECIAL,
+    }
 
 
-def load(path):
-    """读检查点，返回 (参数, 常量, 分词器的字节)。不是 Llama 的，拒绝。"""
-    if not os.path.isfile(path):
-        fail(f'没有检查点 {path}：先训练一个（python v8_llama.py）')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        model, constants, tokenizer = checkpoint['model'], checkpoint['config'], checkpoint['tokenizer']
-        expected = {name for name, _ in llama_names(constants['N_LAYERS'])}
-        spm.SentencePieceProcessor(model_proto=tokenizer)
-    except PermissionError as error:
-        fail(f'{path} 读不了（{error.strerror}）')
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        fail(f'{path} 不是检查点，或者不完整（{type(error).__name__}）：换一份，或重新训练')
-    if model.keys() != expected | {'lm_head.weight'}:
-        fail(f'{path} 不是 v8_llama.py 的模型，变不成 Llama：请用 checkpoints/v8_llama/ 里的检查点')
-    return model, constants, tokenizer
+def tokenizer_json(tokenizer):
+    """tokenizer.json：与 SentencePiece 同样的 BPE。它不列出合并，这里要：哪两段接成一个词，先学到的先合并。"""
+    pieces = {tokenizer.id_to_piece(i): i for i in range(len(tokenizer))}
+    merges = [(piece[:cut], piece[cut:]) for piece, i in pieces.items() if not tokenizer.is_byte(i) and i > 1
+              for cut in range(1, len(piece)) if piece[:cut] in pieces and piece[cut:] in pieces]
+    plain = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False)
+    start = {'SpecialToken': {'id': '</s>', 'type_id': 0}}          # 歌从分隔符写起
+    return {
+        'version': '1.0',
+        'added_tokens': [{'id': i, 'content': tokenizer.id_to_piece(i), 'special': True, **plain} for i in (0, 1)],
+        'normalizer': {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '▁'},
+        'model': {'type': 'BPE', 'vocab': pieces, 'merges': merges, 'unk_token': '<unk>', 'byte_fallback': True},
+        'post_processor': {
+            'type': 'TemplateProcessing', 'single': [start, {'Sequence': {'id': 'A', 'type_id': 0}}], 'pair': [],
+            'special_tokens': {'</s>': {'id': '</s>', 'ids': [1], 'tokens': ['</s>']}}},
+        'decoder': {'type': 'Sequence', 'decoders': [{'type': 'Replace', 'pattern': {'String': '▁'}, 'content': ' '},
+                                                     {'type': 'ByteFallback'}, {'type': 'Fuse'}]},
+    }
 
 
-def llama_names(n_layers):
-    """(我们的名字, transformers 的名字)，依次是全部参数；qkv 在那边是三个矩阵，{} 里填 q、k、v。"""
-    names = [('token_embedding.weight', 'model.embed_tokens.weight'), ('ln_f.weight', 'model.norm.weight')]
-    for i in range(n_layers):
-        for ours, theirs in [('ln1', 'input_layernorm'), ('attention.qkv', 'self_attn.{}_proj'), ('attention.proj', 'self_attn.o_proj'),
-                             ('ln2', 'post_attention_layernorm'), ('ffwd.gate', 'mlp.gate_proj'), ('ffwd.up', 'mlp.up_proj'),
-                             ('ffwd.down', 'mlp.down_proj')]:
-            names.append((f'blocks.{i}.{ours}.weight', f'model.layers.{i}.{theirs}.weight'))
-    return names
-
-
-def convert(model, constants, tokenizer):
+def convert(path):
     """返回 {文件名: 内容}：字节，或者要写成 JSON 的字典。"""
     try:
-        from safetensors.torch import save as serialize
-    except ImportError:
-        fail('要有 safetensors 才能导出：pip install safetensors')
-    weights = {}
-    for ours, theirs in llama_names(constants['N_LAYERS']):
-        if '{}' in theirs:
-            weights |= {theirs.format(letter): part.contiguous() for letter, part in zip('qkv', model[ours].chunk(3))}
-        else:
-            weights[theirs] = model[ours]
-    eos = spm.SentencePieceProcessor(model_proto=tokenizer).eos_id()
-    special = {'bos_token_id': eos, 'eos_token_id': eos}            # 歌从分隔符写起，到分隔符为止
-    config = {
-        'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'dtype': 'float32', 'vocab_size': len(model['lm_head.weight']),
-        'hidden_size': constants['N_EMBED'], 'intermediate_size': len(model['blocks.0.ffwd.gate.weight']),
-        'num_hidden_layers': constants['N_LAYERS'], 'num_attention_heads': constants['N_HEADS'],
-        'num_key_value_heads': constants['N_HEADS'], 'head_dim': constants['N_EMBED'] // constants['N_HEADS'],
-        'max_position_embeddings': constants['BLOCK_SIZE'], 'rope_theta': 10000.0, 'rms_norm_eps': 1e-5, 'hidden_act': 'silu',
-        'attention_bias': False, 'mlp_bias': False, 'attention_dropout': 0.0, 'tie_word_embeddings': True, **special,
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        weights, constants, proto = checkpoint['model'], checkpoint['config'], checkpoint['tokenizer']
+        tokenizer = spm.SentencePieceProcessor(model_proto=proto)
+    except FileNotFoundError:
+        fail(f'没有检查点 {path}：先训练一个（python v10_muon.py）')
+    except Exception as error:
+        fail(f'{path} 读不出来（{type(error).__name__}）：要 v9 起各级存下的、完整的检查点')
+    if 'blocks.0.attention.k.weight' not in weights:
+        fail(f'{path} 是 {constants["SCRIPT"]} 的模型，transformers 里没有同样的：请用 v9_llama.py 起各级的检查点')
+    renamed = {'.'.join(NAMES.get(part, part) for part in name.split('.')): weight for name, weight in weights.items()}
+    del renamed['lm_head.weight']                                   # 与词向量共用
+    return {
+        'model.safetensors': save(renamed, metadata={'format': 'pt'}),
+        'tokenizer.model': proto,
+        'tokenizer.json': tokenizer_json(tokenizer),
+        'tokenizer_config.json': {
+            'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': '</s>', 'eos_token': '</s>',
+            'unk_token': '<unk>', 'pad_token': '<unk>', 'padding_side': 'left',
+            'model_max_length': constants['BLOCK_SIZE'], 'clean_up_tokenization_spaces': False},
+        'generation_config.json': {                                 # 与 generate.py 一样；只是窗口满了就停
+            'do_sample': True, 'temperature': 0.8, 'top_k': 0, 'top_p': 0.9, 'repetition_penalty': 1.0,
+            'suppress_tokens': [0], 'max_length': constants['BLOCK_SIZE'], **SPECIAL},
+        'config.json': model_config(weights, constants),
     }
-    pieces = {                                                      # 不加空格，不加开头：编号与训练时的 SentencePiece 相同
-        'tokenizer_class': 'LlamaTokenizer', 'unk_token': '<unk>', 'bos_token': '</s>', 'eos_token': '</s>', 'add_bos_token': False,
-        'add_eos_token': False, 'add_prefix_space': False, 'legacy': False, 'clean_up_tokenization_spaces': False,
-        'model_max_length': constants['BLOCK_SIZE'],
-    }
-    return {'config.json': config, 'generation_config.json': {'do_sample': True, 'temperature': 0.8, **special},
-            'model.safetensors': serialize(weights, metadata={'format': 'pt'}), 'tokenizer.model': tokenizer,
-            'tokenizer_config.json': pieces}
-
-
-def save(files, folder):
-    """全部写好了才改名成 folder：中途失败不会留下半个模型。"""
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        fail(f'{folder} 已经有了，里面的东西不会覆盖：换一个名字，或先移走它')
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', suffix='.tmp', dir=folder.absolute().parent))
-    try:
-        for name, content in files.items():
-            (temporary / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content, indent=2).encode() + b'\n')
-        temporary.chmod(0o755)                                      # mkdtemp 建的只有自己能看
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-class Parser(argparse.ArgumentParser):
-    """用法有误时与别的错误一样：一句中文，状态 1。"""
-
-    def error(self, message):
-        fail(f'用法：python export_hf.py 检查点 OUT（{message}）')
 
 
 def main():
-    if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(errors='replace')
-    parser = Parser(description=__doc__, usage='python export_hf.py 检查点 OUT', add_help=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    group = parser.add_argument_group('参数')
-    group.add_argument('checkpoint', metavar='检查点', help='v8_llama.py 存下的')
-    group.add_argument('folder', type=Path, metavar='OUT', help='写到哪个文件夹（要是新的）')
-    group.add_argument('-h', '--help', action='help', help='显示这份说明')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', type=Path, metavar='检查点', help='v9_llama.py 起各级存下的')
+    parser.add_argument('folder', type=Path, metavar='OUT', help='写到哪个文件夹（要是新的，或者空的）')
     options = parser.parse_args()
-    model, constants, tokenizer = load(options.checkpoint)
-    save(convert(model, constants, tokenizer), options.folder)
-    print(f'{options.folder}/：{sum(p.numel() for name, p in model.items() if name != "lm_head.weight") / 1e6:.2f} M 参数的 Llama，'
-          f'transformers 的 AutoModelForCausalLM、AutoTokenizer 能读')
+    files = convert(options.checkpoint)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if any(options.folder.iterdir()):
+        fail(f'{options.folder} 里已经有东西，不会覆盖：换一个名字，或先移走它')
+    try:
+        for name, content in files.items():
+            (options.folder / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    except BaseException:                                           # 磁盘写满、按了 Ctrl-C：不留下半个模型
+        shutil.rmtree(options.folder)
+        raise
+    print(f'{options.folder}/：{files["config.json"]["architectures"][0]}，'
+          'transformers 的 AutoModelForCausalLM、AutoTokenizer 能读')
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='replace')
     try:
         main()
     except KeyboardInterrupt:
         fail('已中断')
-    except OSError as error:                                        # 磁盘写满、没有权限……
+    except OSError as error:                                        # 没有权限、磁盘写满……
         fail(f'读写文件出错：{error}')
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        fail('内存不够：请关掉别的程序再运行')

@@ -663,7 +663,7 @@ def main():
         if evaluate:
             train_loss = estimate_loss(model, train_data)
             test_loss = estimate_loss(model, test_data)
-            improved, best_test_loss = test_loss < best_test_loss, min(test_loss, best_test_loss)
+            improved, best_test_loss = test_loss < best_test_loss, min(test_loss, best_test_loss) if step else math.inf
             if last:                                                # 最后一次读完整个测试集
                 test_loss = estimate_loss(model, test_data, math.ceil(len(test_data) / (BATCH_SIZE * BLOCK_SIZE)))
             bits = test_loss / math.log(2) * len(test_data) / test_chars    # 每个字符多少 bit

@@ -1,109 +1,167 @@
-"""export_hf.py: what transformers loads is the model that v8 trained, and its tokenizer gives the same numbers."""
+"""export_hf.py: what transformers loads is the model that was trained, and writes the songs that generate.py writes."""
+import argparse
+import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, environment
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from conftest import CHECKPOINT, ROOT, environment, level
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-SAMPLE = ['\n'.join(song['lyric']) for song in json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))]
+SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
+SONGS = ['\n'.join(song['lyric']) for song in SAMPLE]
+ODD = ['', ' a', '  雨 落 ', 'a𠮷b🎵', '\t\r\n\n雨', "don't , stop !", '▁', 'aaaaaaaaaa', '<0x41><unk', '雨雨雨', '　']
+EXPORTED = [name for name in CHECKPOINT if level(name) >= 9]
 
 
-def checkpoint_of(script, path):
-    """A checkpoint of random weights, norms included, far from the first ones; returns the model."""
-    tokenizer = script.train_tokenizer(script.load_songs()[:500])
+def imported(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_checkpoint(script, path):
+    """A checkpoint of random weights, norms included, far from the first ones; returns (model, tokenizer)."""
+    tokenizer = script.train_tokenizer(SONGS[:500])
     torch.manual_seed(1)
     model = script.GPT(len(tokenizer))
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) * 0.2
-    torch.save({'model': model.state_dict(), 'config': script.config(), 'tokenizer': tokenizer.serialized_model_proto(), 'step': 1,
-                'best_test_loss': 1.0}, path)
+    torch.save({'model': model.state_dict(), 'config': script.config('0' * 12), 'step': 1, 'best_test_loss': 1.0,
+                'tokenizer': tokenizer.serialized_model_proto()}, path)
     return model.eval(), tokenizer
 
 
-def call(folder, *arguments, env=None):
-    """Run export_hf.py as a user does, in `folder`."""
-    shutil.copy(ROOT / 'export_hf.py', folder)
-    return subprocess.run([sys.executable, 'export_hf.py', *arguments], cwd=folder, env=environment(folder, env), text=True,
-                          encoding='utf-8', capture_output=True, timeout=120)
+@pytest.fixture
+def export(monkeypatch, capsys, tmp_path):
+    """export(*arguments): main() in this process, in this test's folder: (status, stdout)."""
+    module = imported('export_hf')
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', ['export_hf.py', *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            module.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().out
+    return run
 
 
 @pytest.fixture
-def exported(load, tmp_path):
-    """(the trained model, its tokenizer, the exported folder)."""
-    model, tokenizer = checkpoint_of(load('v8_llama', N_EMBED=48, N_HEADS=4, N_LAYERS=3, DROP_OUT=0.3), tmp_path / 'best.pt')
-    done = call(tmp_path, 'best.pt', 'out/llama')
-    assert done.returncode == 0 and 'M 参数的 Llama' in done.stdout, done.stderr
-    return model, tokenizer, tmp_path / 'out' / 'llama'
+def exported(load, export, tmp_path):
+    """exported(rung): (the trained model, its tokenizer, the exported folder)."""
+    def make(name):
+        script = load(name, N_EMBED=64, N_HEADS=4, N_LAYERS=3, DROP_OUT=0.3, BLOCK_SIZE=48)
+        model, tokenizer = make_checkpoint(script, tmp_path / 'best.pt')
+        status, out = export('best.pt', 'out')
+        assert status == 0 and ('Llama' if name == 'v9_llama' else 'Qwen3') in out
+        return model, tokenizer, tmp_path / 'out'
+    return make
 
 
-def test_transformers_computes_the_same_logits(exported):
-    model, tokenizer, folder = exported
-    llama = AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert type(llama) is LlamaForCausalLM and llama.dtype == torch.float32
-    assert sum(p.numel() for p in llama.parameters()) == sum(p.numel() for p in model.parameters())
-    idx = torch.tensor([tokenizer.encode(text)[:32] for text in SAMPLE[:8]])
+@pytest.mark.parametrize('name', EXPORTED)
+def test_transformers_computes_what_the_script_does(name, exported):
+    model, tokenizer, folder = exported(name)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert type(theirs).__name__ == ('LlamaForCausalLM' if name == 'v9_llama' else 'Qwen3ForCausalLM')
+    assert theirs.config.num_key_value_heads == 2 and theirs.config.max_position_embeddings == 48
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+    idx = torch.randint(len(tokenizer), (3, 48))
     with torch.no_grad():
         expected = model(idx)[0]
         assert expected.std() > 1                                   # not a comparison of zeros
-        torch.testing.assert_close(llama(idx).logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs(idx).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_tokenizer_gives_the_same_numbers(exported):
-    _, tokenizer, folder = exported
-    theirs = AutoTokenizer.from_pretrained(folder)
-    odd = ['a b  c', ' 你好 ', '🎵𠮷Ünï', '\n\n雨\n', 'x\r\ny', '\u3000全角', '\t', '']
-    for text in SAMPLE + odd:
-        ids = tokenizer.encode(text)
-        assert theirs(text)['input_ids'] == ids and theirs.decode(ids) == text
-    assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.eos_id() and len(theirs) == len(tokenizer)
+@pytest.mark.parametrize(('name', 'use_fast'), [('v9_llama', True), ('v10_muon', True), ('v10_muon', False)])
+def test_the_tokenizer_gives_the_same_numbers(name, use_fast, exported):
+    _, tokenizer, folder = exported(name)
+    theirs = AutoTokenizer.from_pretrained(folder, use_fast=use_fast)
+    texts = ODD + SONGS[500:600] + [line for song in SONGS[::4] for line in song.split('\n')]
+    expected = [[tokenizer.eos_id(), *ids] for ids in tokenizer.encode(texts)]  # a song begins with the separator
+    assert theirs(texts)['input_ids'] == expected
+    assert theirs.batch_decode(expected, skip_special_tokens=True) == [text.replace('▁', ' ') for text in texts]
+    assert len(theirs) == len(tokenizer) and theirs.eos_token_id == theirs.bos_token_id == tokenizer.eos_id()
 
 
-def test_transformers_writes_as_our_model_does(exported):
-    model, tokenizer, folder = exported
-    llama = AutoModelForCausalLM.from_pretrained(folder).eval()
-    idx = torch.tensor([[tokenizer.eos_id(), *tokenizer.encode('雨落')]])
-    written = llama.generate(idx, attention_mask=torch.ones_like(idx), do_sample=False, max_new_tokens=20)[0].tolist()
-    ours = idx
-    with torch.no_grad():
-        while ours.shape[1] < len(written):
-            ours = torch.cat((ours, model(ours)[0][:, -1:].argmax(-1)), dim=1)
-    assert ours[0].tolist() == written and len(written) > idx.shape[1]
+@pytest.mark.parametrize('name', ['v9_llama', 'v10_muon'])
+def test_transformers_writes_the_songs_of_generate(name, exported, tmp_path):
+    _, tokenizer, folder = exported(name)
+    generate = imported('generate')
+    ours = generate.load(tmp_path / 'best.pt', 'cpu')[0]
+    theirs, encode = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompts = ['雨落在旧站台', '风', '夜色很长\n我在等你', '']
+    songs = [generate.Song(prompt, 1, tokenizer, 48) for prompt in prompts]
+    options = argparse.Namespace(temperature=0, top_k=0, top_p=1, repetition_penalty=1, max_tokens=20)
+    for _ in generate.write_songs(ours, songs, options):
+        pass
+    expected = [song.ids for song in songs]
+    batch = encode(prompts, return_tensors='pt', padding=True)      # of different lengths
+    written = theirs.generate(**batch, do_sample=False, max_new_tokens=20)
+    for ids, mask, song in zip(written.tolist(), batch['attention_mask'], expected, strict=True):
+        assert ids[len(mask) - mask.sum():][:len(song)] == song
+    for prompt, song in zip(prompts, expected, strict=True):
+        alone = theirs.generate(**encode(prompt, return_tensors='pt'), do_sample=False, max_new_tokens=20)
+        assert alone[0].tolist() == song
+    write = pipeline('text-generation', model=str(folder), do_sample=False, max_new_tokens=20)
+    assert write(prompts[0])[0]['generated_text'] == encode.decode(expected[0], skip_special_tokens=True)
 
 
-def test_bad_input(load, tmp_path):
-    model, _ = checkpoint_of(load('v8_llama'), tmp_path / 'best.pt')
-    checkpoint_of(load('v7_grad_accum'), tmp_path / 'v7.pt')
-    checkpoint_of(load('v9_muon'), tmp_path / 'v9.pt')
+@pytest.mark.parametrize('name', ['v9_llama', 'v10_muon'])
+def test_generation_ends_with_the_song_and_with_the_window(name, exported):
+    _, tokenizer, folder = exported(name)
+    model, encode = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.generate(**encode('雨', return_tensors='pt')).shape[1] <= 48
+    model.lm_head = head = torch.nn.Linear(64, len(tokenizer))
+    head.weight.data.zero_()
+    for favourite, length in ((tokenizer.eos_id(), 3), (300, 48)):
+        head.bias.data.zero_()[[favourite, tokenizer.unk_id()]] = torch.tensor([50.0, 100.0])   # never the unknown one
+        written = model.generate(**encode('雨', return_tensors='pt'), do_sample=False)[0].tolist()
+        assert written[2:] == [favourite] * (length - 2)
+
+
+def test_the_defaults_are_those_of_generate(load, export, tmp_path):
+    make_checkpoint(load('v10_muon'), tmp_path / 'best.pt')
+    export('best.pt', 'out')
+    config = json.loads((tmp_path / 'out/generation_config.json').read_text())
+    for name, (_, default, _, _) in imported('generate').SETTINGS.items():
+        assert name in ('max_tokens', 'seed') or config[name] == default
+
+
+def test_bad_input_ends_with_one_clear_line(load, export, tmp_path):
+    make_checkpoint(load('v9_llama'), tmp_path / 'best.pt')
+    refused = [name for name in CHECKPOINT if level(name) < 9]
+    for name in refused:
+        make_checkpoint(load(name), tmp_path / f'{name}.pt')
     (tmp_path / 'cut.pt').write_bytes((tmp_path / 'best.pt').read_bytes()[:5000])
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/mine.txt').write_text('keep')
-    for arguments, word in [(['none.pt', 'out'], '没有检查点 none.pt'), (['cut.pt', 'out'], 'cut.pt'),
-                            (['v7.pt', 'out'], '不是 v8_llama.py 的模型'), (['v9.pt', 'out'], '不是 v8_llama.py 的模型'),
-                            (['best.pt', 'full'], 'full 已经有了'), (['best.pt'], 'OUT'), ([], 'OUT')]:
-        done = call(tmp_path, *arguments)
-        assert done.returncode == 1 and word in done.stderr and done.stderr.startswith('错误：'), (arguments, done.stderr)
-        assert len(done.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()
-    assert os.listdir(tmp_path / 'full') == ['mine.txt'] and not list(tmp_path.glob('*.tmp'))
-
-
-def test_without_safetensors(load, tmp_path):
-    checkpoint_of(load('v8_llama'), tmp_path / 'best.pt')
-    (tmp_path / 'safetensors.py').write_text('raise ImportError')
-    done = call(tmp_path, 'best.pt', 'out')
-    assert done.returncode == 1 and 'pip install safetensors' in done.stderr and not (tmp_path / 'out').exists()
+    for arguments, words in [(['none.pt', 'out'], '没有检查点 none.pt'), (['cut.pt', 'out'], 'cut.pt 读不出来'),
+                             (['best.pt', 'full'], 'full 里已经有东西'),
+                             *(([f'{name}.pt', 'out'], f'是 {name}.py 的模型') for name in refused)]:
+        status, out = export(*arguments)
+        assert status.startswith('错误：') and words in status and '\n' not in status
+        assert out == '' and not (tmp_path / 'out').exists()
+    assert [path.name for path in (tmp_path / 'full').iterdir()] == ['mine.txt']
+    (tmp_path / 'empty').mkdir()
+    assert export('best.pt', 'empty')[0] == 0
 
 
 def test_a_full_disk_leaves_nothing_behind(load, tmp_path):
-    checkpoint_of(load('v8_llama'), tmp_path / 'best.pt')
-    code = 'import resource, runpy, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); signal.signal(25, signal.SIG_IGN)'
+    """As a user runs it; the disk is a limit on the size of files."""
+    make_checkpoint(load('v9_llama'), tmp_path / 'best.pt')
     shutil.copy(ROOT / 'export_hf.py', tmp_path)
-    run = "import sys; sys.argv = ['export_hf.py', 'best.pt', 'out']; runpy.run_path('export_hf.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, '-B', '-c', f'{code}; {run}'], cwd=tmp_path, env=environment(tmp_path), text=True,
+    code = ('import resource, runpy, signal, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n'
+            'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nsys.argv = ["export_hf.py", "best.pt", "out"]\n'
+            'runpy.run_path("export_hf.py", run_name="__main__")')
+    done = subprocess.run([sys.executable, '-B', '-c', code], cwd=tmp_path, env=environment(tmp_path), text=True,
                           encoding='utf-8', capture_output=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith('错误：') and 'Traceback' not in done.stderr
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} <= {'__pycache__'}
+    assert not (tmp_path / 'out').exists()
