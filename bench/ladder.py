@@ -2,7 +2,7 @@
 
     python bench/ladder.py                          # all experiments; stop it at will, it continues where it was
     python bench/ladder.py --only as-shipped        # one of them
-    python bench/ladder.py --setting large --lyrics ChineseLyrics --rungs v8_llama v9_muon      # a large corpus, two rungs
+    python bench/ladder.py --setting large --lyrics ChineseLyrics --rungs v9_llama v10_muon     # a large corpus
     python bench/ladder.py --report                 # nothing runs: only the table and the plots, from the results
 
 Results: bench/results/<machine>.json (settings, curves, versions), <machine>.md (tables), <machine>-*.svg (plots).
@@ -11,6 +11,7 @@ How it is measured, and on what: bench/README.md.
 import argparse
 import ast
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -30,88 +31,94 @@ from machine import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'bench' / 'results'
-LOG_LINE = re.compile(r'step +(\d+)/(\d+) \| train ([\d.]+) \| test ([\d.]+) \| ([\d.]+) bits/char \| ([\d,]+) tok/s \|')
-RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim',
-         'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_llama', 'v9_muon', 'v10_ddp']
+# step 0, before any training, has no speed and no point of the curve
+LOG_LINE = re.compile(r'step +(\d+)/(\d+) \| train ([\d.]+) \| test ([\d.]+) \| ([\d.]+) bits/char \| ([\d,]+) tok/s')
+RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
+         'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v9_llama', 'v10_muon', 'v11_memmap',
+         'v12_ddp']
 
-# The controlled experiment: one size and one budget of training text for every Chinese rung. Without a GPU the default is the sample
-# that ships, read about nine times as the full corpus is by the constants for a GPU; "large" reads a part of a large corpus once.
-CPU = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 4000,
-       'WARMUP_ITERS': 30}
+# The controlled experiment: one size and one budget of training text for every Chinese rung. Without a GPU the default
+# is the sample that ships, read two or three times as the rungs do; "large" reads a part of a large corpus once.
+CPU = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'DROP_OUT': 0.0,
+       'BPE_VOCAB_SIZE': 4000, 'WARMUP_ITERS': 30}
 CONTROLLED = {
     'small': CPU | {'LEARNING_RATE': 1e-3, 'MIN_LR': 1e-4, 'EVAL_ITERS': 20},
     'large': CPU | {'LEARNING_RATE': 3e-3, 'MIN_LR': 3e-4, 'EVAL_ITERS': 10},
-    'gpu': {'N_EMBED': 512, 'N_HEADS': 8, 'N_LAYERS': 8, 'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'DROP_OUT': 0.0, 'BPE_VOCAB_SIZE': 8000,
-            'LEARNING_RATE': 6e-4, 'MIN_LR': 6e-5, 'WARMUP_ITERS': 100, 'EVAL_ITERS': 20},
+    'gpu': {'N_EMBED': 512, 'N_HEADS': 8, 'N_LAYERS': 8, 'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'DROP_OUT': 0.0,
+            'BPE_VOCAB_SIZE': 8000, 'LEARNING_RATE': 6e-4, 'MIN_LR': 6e-5, 'WARMUP_ITERS': 100, 'EVAL_ITERS': 20},
 }
-# From v9 on: Muon allows the word vectors a much higher rate than AdamW alone, and a small corpus needs more weight decay.
-OWN = {'small': {'WEIGHT_DECAY': 1.0}, 'large': {'LEARNING_RATE': 4e-2, 'MIN_LR': 4e-3, 'WEIGHT_DECAY': 0.1},
-       'gpu': {'LEARNING_RATE': 4e-3, 'MIN_LR': 4e-4}}
+# From v10 on: Muon allows the word vectors a much higher rate than AdamW alone.
+OWN = {'small': {'LEARNING_RATE': 1e-2, 'MIN_LR': 1e-3}, 'large': {'LEARNING_RATE': 4e-2, 'MIN_LR': 4e-3},
+       'gpu': {'LEARNING_RATE': 6e-3, 'MIN_LR': 6e-4}}
 BUDGET = {'small': 1_400_000, 'large': 1_200_000, 'gpu': 30_000_000}    # characters of training text
-STEPS = {'small': 40, 'large': 40, 'gpu': 300}                      # a run for its speed: that many steps
-EVALUATIONS = 5                                                     # points of a curve
-START = 100_000                                                     # tokens: a run's start lasts about as long as training on that many
+STEPS = {'small': 40, 'large': 40, 'gpu': 300}      # a run for its speed: that many steps
+EVALUATIONS = 5                                     # points of a curve
+START = 100_000                                     # tokens: a run's start lasts about as long as training on that many
 
-# Leave one out: (rung, idea, the idea in Chinese and what stands in for it, what is edited). A dict replaces constants, a list code.
+# Leave one out: (rung, idea, the idea in Chinese and what stands in for it, what is edited).
+# A dict replaces constants, a list code.
 WITHOUT = [
     ('v3_gpt2_amp', 'GELU', 'GELU（换成 ReLU）', [('nn.GELU()', 'nn.ReLU()')]),
     ('v3_gpt2_amp', 'autocast', '混合精度', {'USE_AMP': False}),
     ('v3_gpt2_amp', 'torch.compile', 'torch.compile', {'USE_COMPILE': False}),
-    ('v3_gpt2_amp', 'TF32', 'TF32', [("set_float32_matmul_precision('high')", "set_float32_matmul_precision('highest')")]),
+    ('v3_gpt2_amp', 'TF32', 'TF32', [("matmul_precision('high')", "matmul_precision('highest')")]),
     ('v4_flash_optim', 'one QKV projection', 'q、k、v 一次矩阵乘法（换成三次）', [
         ('self.qkv(x)', 'torch.cat([F.linear(x, w) for w in self.qkv.weight.chunk(3)], dim=-1)')]),
     ('v4_flash_optim', 'flash attention', 'flash attention（换成遮罩 + softmax）', [
         ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
-         'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + torch.full((T, T), -torch.inf, device=x.device).triu(1))'
-         '.softmax(dim=-1), dropout) @ v')]),
-    ('v4_flash_optim', 'saving less for backward', '少存中间结果（GELU 的输出和 qkv 都存着）', [
-        ('recompute(self.net[1:3], self.net[0](x), use_reentrant=False)', 'self.net[:3](x)'), ('v.contiguous()', 'v')]),
+         'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5'
+         ' + torch.full((T, T), -torch.inf, device=x.device).triu(1)).softmax(dim=-1), dropout) @ v')]),
     ('v4_flash_optim', 'weight decay', '权重衰减', {'WEIGHT_DECAY': 0.0}),
     ('v4_flash_optim', 'decay groups', '衰减分组（全都衰减）', [
-        ("{'params': rest, 'weight_decay': 0.0}", "{'params': rest, 'weight_decay': WEIGHT_DECAY}")]),
+        ("{'params': vectors, 'weight_decay': 0.0}", "{'params': vectors, 'weight_decay': WEIGHT_DECAY}")]),
     ('v4_flash_optim', 'gradient clipping', '梯度裁剪', {'GRAD_CLIP': 1e9}),
     ('v4_flash_optim', 'betas', 'betas（换成 0.9, 0.999）', {'BETAS': (0.9, 0.999)}),
-    ('v4_flash_optim', 'init', '初始化 N(0, 0.02)', [('self.apply(self.init_weights)', 'pass')]),
-    ('v4_flash_optim', 'residual scaling', '残差投影缩小', [('std=0.02 / math.sqrt(2 * N_LAYERS)', 'std=0.02')]),
+    ('v4_flash_optim', 'init', 'GPT-2 的初始化（换成 PyTorch 的）', [
+        ('for name, p in self.named_parameters():', 'for name, p in ():')]),
+    ('v4_flash_optim', 'residual scaling', '残差投影缩小', [
+        ('0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02', '0.02')]),
     ('v4_flash_optim', 'fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')]),
     ('v4_flash_optim', 'DataLoader workers', 'DataLoader 的子进程', {'NUM_WORKERS': 0}),
-    ('v8_llama', 'the smaller model', '模型变小（补到与 v7 差不多一样多的参数）', {'N_EMBED': {'small': 152, 'large': 152, 'gpu': 544}}),
-    ('v8_llama', 'tied embeddings', '词向量共用', [
-        ('self.lm_head.weight = self.token_embedding.weight', 'pass'),
-        ('for module in model.blocks.modules()', 'for module in model.modules()')]),
-    ('v8_llama', 'SwiGLU', 'SwiGLU（换成 4 倍宽的 GELU）', [
+    ('v9_llama', 'the smaller model', '模型变小（补到与 v8 差不多一样多的参数）',
+     {'N_EMBED': {'small': 160, 'large': 160, 'gpu': 576}}),
+    ('v9_llama', 'grouped queries', '分组查询（每个头有自己的 k、v）', [
+        ('N_KV_HEADS = N_HEADS // 5 if N_HEADS % 2 else N_HEADS // 2', 'N_KV_HEADS = N_HEADS')]),
+    ('v9_llama', 'tied embeddings', '词向量共用', [('self.lm_head.weight = self.token_embedding.weight', 'pass')]),
+    ('v9_llama', 'SwiGLU', 'SwiGLU（换成 4 倍宽的 GELU）', [
         ('hidden = math.ceil(N_EMBED * 8 / 3 / 64) * 64', 'hidden = 4 * N_EMBED'),
         ('self.gate = nn.Linear(N_EMBED, hidden, bias=False)', 'pass'),
-        ('F.silu(gate) * up', 'F.gelu(up)'), ('self.narrow, self.gate(x), self.up(x)', 'self.narrow, None, self.up(x)')]),
-    ('v8_llama', 'RMSNorm', 'RMSNorm（换成 LayerNorm）', [
-        (f'self.{name} = nn.RMSNorm(N_EMBED, eps=1e-5)', f'self.{name} = nn.LayerNorm(N_EMBED)') for name in ('ln1', 'ln2', 'ln_f')]),
-    ('v9_muon', 'Muon', 'Muon（换成 v8 的 AdamW）', [
-        ('torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=WEIGHT_DECAY)',
-         'torch.optim.AdamW(matrices, betas=BETAS, weight_decay=0.1, fused=True)'),
-        ('(MUON_LR, LEARNING_RATE)', '(@LEARNING_RATE, LEARNING_RATE)')]),
-    ('v9_muon', 'the high rate for the word vectors', '词向量的大学习率（换成 v8 的）', [
-        ('(MUON_LR, LEARNING_RATE)', '(MUON_LR, @LEARNING_RATE)')]),
-    ('v9_muon', 'the large weight decay', '大的权重衰减（换成 v8 的 0.1）', {'WEIGHT_DECAY': 0.1}),
-    ('v9_muon', 'q and k normalised', 'q、k 归一', [('q, k = self.q_norm(q), self.k_norm(k)', 'pass')]),
-    ('v9_muon', 'zero-initialised residuals', '残差从 0 开始（换成 v4 的缩小）', [
-        ('nn.init.zeros_(parameter)', 'nn.init.normal_(parameter, mean=0.0, std=0.02 / math.sqrt(2 * N_LAYERS))')]),
+        ('F.silu(self.gate(x)) * self.up(x)', 'F.gelu(self.up(x))')]),
+    ('v9_llama', 'RMSNorm', 'RMSNorm（换成 LayerNorm）', [
+        (f'self.{name} = nn.RMSNorm(N_EMBED, eps=1e-5)', f'self.{name} = nn.LayerNorm(N_EMBED)')
+        for name in ('ln1', 'ln2', 'ln_f')]),
+    ('v10_muon', 'Muon', 'Muon（换成 v9 的 AdamW）', [
+        ('return Muon([', 'return torch.optim.AdamW(['), ("'peak': MUON_LR", "'peak': @LEARNING_RATE")]),
+    ('v10_muon', 'the high rate for the word vectors', '词向量的大学习率（换成 v9 的）', [
+        ("'peak': LEARNING_RATE", "'peak': @LEARNING_RATE")]),
+    ('v10_muon', 'q and k normalised', 'q、k 归一', [
+        ('self.q_norm(q)', 'q'), ('self.k_norm(k)', 'k')]),
 ]
-NEEDS_GPU = {'autocast', 'torch.compile', 'TF32', 'DataLoader workers'}    # off, or without effect, where there is no GPU
-NOT_THERE = {'small': {'the high rate for the word vectors'}, 'large': {'the large weight decay'}, 'gpu': {'the large weight decay'}}
-SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum'}      # each repeats the losses of the rung below
-OTHER_SPLIT = 'v10_ddp'                                             # splits by content: other test songs, and no change to the training
-ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below', '显存': 'GPU memory', '内存': 'memory', '去掉': 'without',
-           '比完整的': 'against the whole rung', '备注': 'remarks', '曲线最低': 'lowest of the curve', 'tok/s 变化': 'tok/s',
-           '字/s': 'chars/s', '参数': 'parameters', '算力利用率': 'FLOPs utilisation', '编译': 'compilation', '要有 GPU': 'needs a GPU',
+NEEDS_GPU = {'autocast', 'torch.compile', 'TF32', 'DataLoader workers'}    # off, or without effect, without a GPU
+# Each repeats the losses of the rung below; v7, which adds up in another order, to some digits.
+SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v12_ddp'}
+OTHER_SPLIT = 'v11_memmap'      # splits by content, as v12 does: other test songs, and no change to the training
+ENGLISH = {'| 脚本 |': '| script |', '比上一级': 'against the rung below', '显存': 'GPU memory', '内存': 'memory',
+           '去掉': 'without', '比完整的': 'against the whole rung', '备注': 'remarks',
+           '曲线最低': 'lowest of the curve', 'tok/s 变化': 'tok/s',
+           '字/s': 'chars/s', '参数': 'parameters', '算力利用率': 'FLOPs utilisation',
+           '编译': 'compilation', '要有 GPU': 'needs a GPU',
            '训练没有变，应当相同': 'the training does not change: equal',
-           '训练没有变；数据按内容切分，测试集不同，不能与别的级比': 'the training does not change; another test set (split by content)',
-           '混合精度、编译要有 GPU 才开，这里只有 GELU':
-           'autocast and compilation need a GPU; here only GELU'} | {chinese: name for _, name, chinese, _ in WITHOUT}
+           '训练没有变；数据按内容切分，测试集不同，不能与别的级比':
+           'the training does not change; another test set (split by content)',
+           '混合精度、编译要有 GPU 才开，这里只有 GELU': 'autocast and compilation need a GPU; here only GELU',
+           } | {chinese: name for _, name, chinese, _ in WITHOUT}
 
 
 def edit(rung: str, constants: dict, patches: list = ()) -> str:
-    """The rung's source with the constants that it has replaced, and each patch applied; a patch must fit exactly once."""
+    """The rung's source with the constants that it has replaced, and each patch applied: it must fit exactly once."""
     source = (ROOT / f'{rung}.py').read_text(encoding='utf-8')
+    source = re.sub(r'^(N_EMBED), (N_HEADS), (N_LAYERS) = (MODEL_SIZES\[.*?\]).*$',     # v8 on: a line for each
+                    r'\1 = \4[0]\n\2 = \4[1]\n\3 = \4[2]', source, flags=re.M)
     for name, value in constants.items():
         source = re.sub(rf'^{name} = .*$', lambda _, n=name, v=value: f'{n} = {v!r}', source, flags=re.M)
     for old, new in patches:
@@ -132,8 +139,8 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
                                     'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor',    # each compiles anew
                                     'TRITON_CACHE_DIR': f'{folder}/triton'}
         command = [sys.executable, '-u', str(ROOT / 'bench' / 'measured.py'), f'{rung}.py', 'measured.json']
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   encoding='utf-8')
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True, encoding='utf-8')
         output = []
         try:
             for line in process.stdout:
@@ -150,12 +157,11 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
         text = ''.join(output)
         lines = LOG_LINE.findall(text)
         result = json.loads((Path(folder) / 'measured.json').read_text(encoding='utf-8'))
-    batch, block = eval_constant(source, 'BATCH_SIZE'), eval_constant(source, 'BLOCK_SIZE')
-    result['curve'] = [{'step': int(step), 'tokens': int(step) * batch * block, 'train': float(train), 'test': float(test),
+    window = math.prod(constants_of(source, 'BATCH_SIZE', 'BLOCK_SIZE').values())
+    result['curve'] = [{'step': int(step), 'tokens': int(step) * window, 'train': float(train), 'test': float(test),
                         'bits_per_char': float(bits)} for step, _, train, test, bits, _ in lines]
     result['tok_per_s'] = int(lines[-1][5].replace(',', ''))
     result['parameters'] = float(re.search(r'参数 ([\d.]+) M', text).group(1)) * 1e6
-    result['songs'] = int(found.group(1).replace(',', '')) if (found := re.search(r'歌曲 ([\d,]+)', text)) else None
     result['vocabulary'] = int(re.search(r'词表 ([\d,]+)', text).group(1).replace(',', ''))
     result['compile_seconds'] = int(found.group(1)) if (found := re.search(r'编译用了 (\d+) 秒', text)) else None
     return result
@@ -163,10 +169,10 @@ def run(source: str, rung: str, report=lambda step, steps: None) -> dict:
 
 def chars_per_token(rung: str, constants: dict) -> float:
     """Characters of text that one token of this rung stands for, over the test songs."""
-    code = 'import importlib, sys; _, _, test, chars = importlib.import_module(sys.argv[1]).load_data(); print("ratio", chars / len(test))'
+    code = f'import {rung}; _, _, test, chars = {rung}.load_data(); print("ratio", chars / len(test))'
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f'{rung}.py').write_text(edit(rung, constants), encoding='utf-8')
-        done = subprocess.run([sys.executable, '-c', code, rung], cwd=folder, text=True, capture_output=True, encoding='utf-8',
+        done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, encoding='utf-8',
                               env=os.environ | {'PYTHONUTF8': '1', 'PYTHONPATH': folder})
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
@@ -183,19 +189,20 @@ def left_out(edits: dict | list, setting: str) -> tuple[dict, list]:
 def plan(machine: dict, options) -> list[dict]:
     """All jobs: {'key', 'rung', 'constants', 'patches', 'budget', 'together'}.
 
-    A budget is in characters, without one the steps are set; jobs of one `together` are measured one after another, or not at all.
+    A budget is in characters, without one the steps are set; jobs of one `together` are measured one after another,
+    or not at all.
     """
     setting, lyrics, cuda = options.setting, {'LYRICS_DIR': str(options.lyrics.resolve())}, machine['device'] == 'cuda'
     steps = options.steps or STEPS[setting]
     short = {'TRAIN_ITERS': steps, 'EVAL_INTERVAL': steps}
     chinese = [rung for rung in options.rungs if rung != RUNGS[0]]  # the English one has no lyrics to be compared on
     ideas = [(rung, name, edits) for rung, name, _, edits in WITHOUT
-             if rung in chinese and name not in NOT_THERE[setting] and (cuda or name not in NEEDS_GPU)]
+             if rung in chinese and (cuda or name not in NEEDS_GPU)]
     jobs = []
 
     def add(key, rung, seed, edits=(), budget=None, together=None):
         constants, patches = left_out(edits, setting)
-        own = OWN[setting] if RUNGS.index(rung) >= RUNGS.index('v9_muon') else {}
+        own = OWN[setting] if RUNGS.index(rung) >= RUNGS.index('v10_muon') else {}
         constants = CONTROLLED[setting] | lyrics | own | {'SEED': seed} | constants | ({} if budget else short)
         jobs.append({'key': key, 'rung': rung, 'constants': constants, 'patches': patches, 'budget': budget,
                      'together': together})
@@ -220,8 +227,8 @@ def plan(machine: dict, options) -> list[dict]:
         for number in range(1, options.rounds + 1):
             for rung in options.rungs:
                 files = {'INPUT_FILE': str(ROOT / 'input.txt')} if rung == RUNGS[0] else lyrics
-                jobs.append({'key': f'as-shipped/{rung}/round {number}', 'rung': rung, 'constants': files | short, 'patches': [],
-                             'budget': None, 'together': None})
+                jobs.append({'key': f'as-shipped/{rung}/round {number}', 'rung': rung, 'constants': files | short,
+                             'patches': [], 'budget': None, 'together': None})
     return jobs
 
 
@@ -229,9 +236,8 @@ def complete(job: dict, ratios: dict) -> str:
     """The job's source. A budget in characters becomes a number of steps here."""
     constants = job['constants']
     if job['budget']:
-        tokenizer = 'BPE' if RUNGS.index(job['rung']) >= RUNGS.index('v1_bpe_rope') else 'characters'
-        if job['rung'] == OTHER_SPLIT:                              # which learns a tokenizer of its own, too
-            tokenizer = job['rung']
+        at = RUNGS.index(job['rung'])
+        tokenizer = [name for name in ('v0_char_chinese', 'v1_bpe_rope', OTHER_SPLIT) if RUNGS.index(name) <= at][-1]
         key = f'{tokenizer} {constants["SEED"]} {constants["BPE_VOCAB_SIZE"]} {constants["LYRICS_DIR"]}'
         if key not in ratios:
             ratios[key] = chars_per_token(job['rung'], constants)
@@ -254,59 +260,24 @@ def clock(seconds: float) -> str:
 @functools.cache
 def corpus_hash(folder_or_file: str) -> str:
     """Of the bytes that a rung reads: lyrics*.json, or sample.json where there are none, or the one file."""
-    path = Path(folder_or_file)
-    files = [path] if path.is_file() else sorted(path.glob('**/lyrics*.json')) or [path / 'sample.json']
-    return hashlib.sha256(b''.join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-
-
-class Measured(ast.NodeTransformer):
-    """Takes out of a script what no figure of a run that ended well depends on: its checks, its messages, and what this machine never runs:
-    without a GPU, the compilation, `if GPU:`, and what is done after an error (on a GPU, memory may run out and a step be repeated)."""
-
-    def __init__(self, gpu):
-        self.gpu, self.functions = gpu, {'fail', 'out_of_memory', 'check_constants'} | (set() if gpu else {'compile_model'})
-
-    def visit_FunctionDef(self, node):
-        return None if node.name in self.functions else self.generic_visit(node)
-
-    def visit_If(self, node):
-        test = ast.unparse(node.test)
-        if test in ("__name__ == '__main__'", "hasattr(sys.stdout, 'reconfigure')"):
-            return None
-        self.generic_visit(node)
-        return node.orelse if test == 'GPU' and not self.gpu else node
-
-    def visit_Expr(self, node):
-        return None if ast.unparse(node).startswith(('check_constants(', 'sys.stdout.reconfigure(')) else self.generic_visit(node)
-
-    def visit_Try(self, node):
-        if node.handlers and not self.gpu:
-            node.handlers = [ast.ExceptHandler(body=[ast.Pass()])]
-        return self.generic_visit(node)
-
-    def visit_Call(self, node):
-        if ast.unparse(node.func) == 'fail':
-            node.args = []
-        if ast.unparse(node.func) == 'print':                       # not the numbers, which are read from the log
-            parts = [part for arg in node.args for part in (arg.values if isinstance(arg, ast.JoinedStr) else [arg])]
-            node.args = [part for part in parts if not isinstance(part, ast.Constant)]
-        return self.generic_visit(node)
+    found = sorted(glob.glob(f'{folder_or_file}/**/lyrics*.json', recursive=True))      # in linked folders, too
+    files = [folder_or_file] if os.path.isfile(folder_or_file) else found or [f'{folder_or_file}/sample.json']
+    return hashlib.sha256(b''.join(hashlib.sha256(Path(file).read_bytes()).digest() for file in files)).hexdigest()
 
 
 def fingerprint(job: dict, source: str, machine: dict) -> str:
-    """A result counts as long as this is the same: the edited script, as far as this machine runs it, the corpus, the packages."""
-    tree = Measured(machine['device'] == 'cuda').visit(ast.parse(source))
-    for node in ast.walk(tree):                                     # comments and docstrings, which may hold figures of this very bench,
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:     # do not count
+    """A result counts as long as this is the same: the edited script (comments, docstrings aside), corpus, packages."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body[0].value.value = ''
-    code = ast.unparse(tree)
     corpus = job['constants'].get('LYRICS_DIR', job['constants'].get('INPUT_FILE'))
-    parts = [code.replace(repr(corpus), ''), corpus_hash(corpus), machine['python'], machine['packages']]
+    parts = [ast.unparse(tree).replace(repr(corpus), ''), corpus_hash(corpus), machine['python'], machine['packages']]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
-    """Run what has no result yet; the keys of the jobs that failed (their last lines go to stderr, and the others go on)."""
+    """Run what has no result yet; the keys of the jobs that failed (their last lines go to stderr, others go on)."""
     ratios, ready, failed = {}, [], []
     for job in jobs:
         try:
@@ -317,7 +288,7 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
             continue
         ready.append((job, source, fingerprint(job, source, results['machine'])))
     missing = [entry for entry in ready if results['jobs'].get(entry[0]['key'], {}).get('fingerprint') != entry[2]]
-    rounds = {job['together'] for job, _, _ in missing}             # one of a round is missing: all of it, or speeds of other days mix
+    rounds = {job['together'] for job, _, _ in missing}             # one of a round is missing: all of it again
     todo = [entry for entry in ready if entry in missing or entry[0]['together'] in rounds - {None}]
     print(f'{len(jobs)} runs, {len(jobs) - len(todo) - len(failed)} of them done already')
     started = time.perf_counter()
@@ -326,7 +297,7 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
         width = shutil.get_terminal_size((110, 24)).columns - 1
         print(f'\r{line[:width]:{width}}', end=end, flush=True)
 
-    costs = [START + math.prod(eval_constant(source, name) for name in ('TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE'))
+    costs = [START + math.prod(constants_of(source, 'TRAIN_ITERS', 'BATCH_SIZE', 'BLOCK_SIZE').values())
              for _, source, _ in todo]
 
     def left(number, part):
@@ -346,28 +317,30 @@ def run_all(jobs: list[dict], results: dict, path: Path) -> list[str]:
             print(f'\n{job["key"]} failed; its last lines:\n{error}', file=sys.stderr)
             continue
         constants = {key: value for key, value in job['constants'].items() if key not in ('LYRICS_DIR', 'INPUT_FILE')}
-        size = {key: eval_constant(source, key) for key in ('N_EMBED', 'N_LAYERS', 'BLOCK_SIZE', 'BATCH_SIZE')}
-        results['jobs'][job['key']] = {'fingerprint': digest, 'constants': constants, 'patches': job['patches'], 'size': size,
-                                       'budget': job['budget']} | result
+        size = constants_of(source, 'N_EMBED', 'N_HEADS', 'N_KV_HEADS', 'N_LAYERS', 'BLOCK_SIZE', 'BATCH_SIZE')
+        results['jobs'][job['key']] = {'fingerprint': digest, 'constants': constants, 'patches': job['patches'],
+                                       'size': size, 'budget': job['budget']} | result
         save(path, results)
         show(f'[{number + 1}/{len(todo)}] {job["key"]} | {result["curve"][-1]["bits_per_char"]:.3f} bits/char,'
              f' {result["tok_per_s"]:,} tok/s', end='\n')
     return failed
 
 
-def eval_constant(source: str, name: str) -> int:
-    """The value of an UPPER_CASE constant, `A if GPU else B` resolved for this machine."""
-    expression = re.search(rf'^{name} = ([^#\n]*)', source, re.M).group(1)
-    return eval(expression, {'GPU': describe()['device'] == 'cuda'})
+def constants_of(source: str, *names: str) -> dict:
+    """Those of the constants that the script has, as they are on this machine: its lines above `fail` are executed."""
+    values = {}
+    exec(source[:source.index('\ndef fail(')], values)
+    return {name: values[name] for name in names if name in values}
 
 
-def model_flops(job: dict, rung: str) -> float:
-    """FLOPs per token, forward and backward: 6 x parameters in matrix products + 12 x layers x width x block (arXiv:2204.02311)."""
+def model_flops(job: dict) -> float:
+    """FLOPs per token, both ways: 6 x parameters in matrices + 12 x layers x width x block (arXiv:2204.02311)."""
     width, layers, block = (job['size'][name] for name in ('N_EMBED', 'N_LAYERS', 'BLOCK_SIZE'))
-    feed_forward = 8 * width ** 2
-    if RUNGS.index(rung) >= RUNGS.index('v8_llama'):
-        feed_forward = 3 * width * math.ceil(width * 8 / 3 / 64) * 64   # SwiGLU
-    return 6 * (layers * (4 * width ** 2 + feed_forward) + width * job['vocabulary']) + 12 * layers * width * block
+    matrices = (4 + 8) * width ** 2
+    if 'N_KV_HEADS' in job['size']:                                 # from v9 on: grouped queries, SwiGLU
+        matrices = (2 + 2 * job['size']['N_KV_HEADS'] / job['size']['N_HEADS']) * width ** 2
+        matrices += 3 * width * math.ceil(width * 8 / 3 / 64) * 64
+    return 6 * (layers * matrices + width * job['vocabulary']) + 12 * layers * width * block
 
 
 # ---------- the report ----------
@@ -377,7 +350,7 @@ def by_number(results: dict, prefix: str) -> dict[int, dict]:
 
 
 def reference(results: dict, rung: str) -> dict[int, dict]:
-    """seed -> job of the rung below. Where that one does not change the training, the seeds that it did not run are those below it."""
+    """seed -> job of the rung below; where that does not change the training, it lends the seeds from further below."""
     jobs = {}
     for below in reversed(RUNGS[1:RUNGS.index(rung)]):
         jobs = by_number(results, f'controlled/{below}') | jobs
@@ -408,7 +381,8 @@ def difference(jobs: dict[int, dict], below: dict[int, dict]) -> str:
     values = [final(jobs[seed]) - final(below[seed]) for seed in sorted(jobs.keys() & below.keys())]
     if not values:
         return '—'
-    return f'{statistics.mean(values):+.3f}'.replace('-', '−') + (f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else '')
+    spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):+.3f}'.replace('-', '−') + spread
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -425,7 +399,8 @@ def around(values: list[float], form: str) -> str:
     """The median and, where there is more than one value, (lowest … highest)."""
     if not values:
         return '—'
-    text = f'{statistics.median(values):{form}}' + (f' ({min(values):{form}} … {max(values):{form}})' if len(values) > 1 else '')
+    text = f'{statistics.median(values):{form}}'
+    text += f' ({min(values):{form}} … {max(values):{form}})' if len(values) > 1 else ''
     return text.replace('-0%', '0%').replace('+0%', '0%').replace('-', '−')
 
 
@@ -454,7 +429,7 @@ def notes(rung: str, device: str) -> str:
 
 
 def report(results: dict) -> dict[str, str]:
-    """name -> Markdown of each experiment that has results, in Chinese as the README is; "NAME large" in that setting."""
+    """name -> Markdown of each experiment that has results, in Chinese as the README; "NAME large" in that setting."""
     machine, tables = results['machine'], {}
     suffix = ' large' if results['setting'] == 'large' else ''
     gpu = machine['device'] == 'cuda'
@@ -467,7 +442,8 @@ def report(results: dict) -> dict[str, str]:
                      f'{lowest(first(jobs)):.3f}', around(tok_per_s, ',.0f'), chars_per_s, memory(jobs, gpu),
                      notes(rung, machine['device'])])
     if rows:
-        tables['controlled' + suffix] = table(['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, '备注'], rows)
+        header = ['脚本', 'bits/char', '比上一级', '曲线最低', 'tok/s', '字/s', memory_name, '备注']
+        tables['controlled' + suffix] = table(header, rows)
     rows = []
     for rung, name, chinese, _ in WITHOUT:
         jobs = by_number(results, f'without/{rung}/{name}')
@@ -483,7 +459,7 @@ def report(results: dict) -> dict[str, str]:
     for rung in RUNGS:
         if jobs := by_number(results, f'as-shipped/{rung}'):
             tok_per_s = around([job['tok_per_s'] for job in jobs.values()], ',.0f')
-            utilisation = median(model_flops(job, rung) * job['tok_per_s'] / job['matrix_flops'] for job in jobs.values())
+            utilisation = median(model_flops(job) * job['tok_per_s'] / job['matrix_flops'] for job in jobs.values())
             compilation = median(job['compile_seconds'] for job in jobs.values())
             parameters = first(jobs)['parameters']
             rows.append([f'`{rung}`', f'{parameters / 1e6:.2f} M', tok_per_s, f'{utilisation:.1%}', memory(jobs, gpu),
@@ -493,20 +469,21 @@ def report(results: dict) -> dict[str, str]:
     return tables
 
 
-COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8', '#0c8599', '#d6457a']    # each at least 3:1 on white and on near-black
+COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8', '#0c8599', '#d6457a']    # 3:1 or more on white and near-black
 
 
 def in_english(text: str) -> str:
-    for chinese in sorted(ENGLISH, key=len, reverse=True):          # the longer ones first: they contain the shorter ones
+    for chinese in sorted(ENGLISH, key=len, reverse=True):          # longer ones first: they contain shorter ones
         text = text.replace(chinese, ENGLISH[chinese])
     return text
 
 
 def plot(results: dict, axis: str, path: Path):
-    """The curves of the controlled experiment over `axis` ('tokens' or 'seconds'), first seed, as an SVG for dark and light pages.
+    """The curves of the first seed over `axis` ('tokens' or 'seconds'), as an SVG for dark and light pages.
 
     Seconds are tokens over the rung's tok/s as the rounds gave it: a machine's speed drifts while the long runs last.
-    v10 is not among them: its test songs are others. Text and axes are drawn in `currentColor`, which follows the reader's system.
+    v11 and v12 are not among them: their test songs are others. Text and axes are drawn in `currentColor`, which
+    follows the reader's system.
     """
     import matplotlib
     matplotlib.use('svg')
@@ -515,11 +492,12 @@ def plot(results: dict, axis: str, path: Path):
         figure, axes = plt.subplots(figsize=(8, 5))
         for number, rung in enumerate(RUNGS[1:]):
             jobs, tok_per_s = by_number(results, f'controlled/{rung}'), median(speeds(results, rung))
-            if not jobs or rung == OTHER_SPLIT or (axis == 'seconds' and not tok_per_s):
+            if not jobs or number + 1 >= RUNGS.index(OTHER_SPLIT) or (axis == 'seconds' and not tok_per_s):
                 continue
             curve, rate = first(jobs)['curve'], tok_per_s if axis == 'seconds' else 1
-            axes.plot([point['tokens'] / rate for point in curve], [point['bits_per_char'] for point in curve], marker='o', markersize=3,
-                      linestyle=['-', '--'][number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], label=rung)
+            axes.plot([point['tokens'] / rate for point in curve], [point['bits_per_char'] for point in curve],
+                      marker='o', markersize=3, linestyle=['-', '--'][number // len(COLOURS)],
+                      color=COLOURS[number % len(COLOURS)], label=rung)
         axes.set_xlabel({'tokens': 'training tokens', 'seconds': 'seconds of training'}[axis])
         axes.set_ylabel('test bits/char')
         axes.grid(alpha=0.25)
@@ -529,7 +507,8 @@ def plot(results: dict, axis: str, path: Path):
         text = io.StringIO()
         figure.savefig(text, format='svg', transparent=True, bbox_inches='tight', metadata={'Date': None})
         plt.close(figure)
-    svg = text.getvalue().replace('#000000', 'currentColor').replace('<text style="', '<text style="fill: currentColor; ')
+    svg = text.getvalue().replace('#000000', 'currentColor')
+    svg = svg.replace('<text style="', '<text style="fill: currentColor; ')
     style = '<style>svg { color: #24292f } @media (prefers-color-scheme: dark) { svg { color: #d0d7de } }</style>'
     path.write_text(re.sub(r'(<svg [^>]*>)', rf'\1\n {style}', svg, count=1), encoding='utf-8')
 
@@ -537,7 +516,8 @@ def plot(results: dict, axis: str, path: Path):
 def fill(text: str, results: dict) -> str:
     """`text` with the tables of `results` between its markers <!-- bench NAME --> and <!-- /bench -->."""
     for name, markdown in report(results).items():
-        text = re.sub(rf'(<!-- bench {name} -->\n).*?(<!-- /bench -->)', lambda m, t=markdown: f'{m[1]}\n{t}\n\n{m[2]}', text, flags=re.S)
+        text = re.sub(rf'(<!-- bench {name} -->\n).*?(<!-- /bench -->)', lambda m, t=markdown: f'{m[1]}\n{t}\n\n{m[2]}',
+                      text, flags=re.S)
     return text
 
 
@@ -563,16 +543,17 @@ def write_report(results: dict):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     experiments = ['controlled', 'leave-one-out', 'speed', 'as-shipped']
-    parser.add_argument('--only', nargs='+', choices=experiments, default=experiments, help='which experiments (default: all)')
+    parser.add_argument('--only', nargs='+', choices=experiments, default=experiments, help='default: all')
     parser.add_argument('--setting', choices=['small', 'large'], default='small',
-                        help='without a GPU: the sample, read nine times (default), or a large corpus (with --lyrics), read once')
+                        help='without a GPU: the sample (default), or a large corpus (with --lyrics), read once')
     parser.add_argument('--lyrics', type=Path, help='the corpus (default: the sample that ships)')
     parser.add_argument('--rungs', nargs='+', choices=RUNGS, default=RUNGS, metavar='RUNG', help='these rungs only')
     parser.add_argument('--seeds', type=int, default=3, help='seeds of controlled and leave-one-out (default 3)')
-    parser.add_argument('--rounds', type=int, default=3, help='short runs of each rung for its speed, in speed and as-shipped (default 3)')
-    parser.add_argument('--budget', type=int,
-                        help=f'characters of training text for each run (default {BUDGET["small"]:,}; {BUDGET["gpu"]:,} on a GPU)')
-    parser.add_argument('--steps', type=int, help=f'steps of such a short run (default {STEPS["small"]}; {STEPS["gpu"]} on a GPU)')
+    parser.add_argument('--rounds', type=int, default=3, help='runs of each rung in speed and as-shipped (default 3)')
+    parser.add_argument('--budget', type=int, help='characters of training text for each run '
+                        f'(default {BUDGET["small"]:,}; {BUDGET["gpu"]:,} on a GPU)')
+    parser.add_argument('--steps', type=int, help='steps of a run of speed and as-shipped '
+                        f'(default {STEPS["small"]}; {STEPS["gpu"]} on a GPU)')
     parser.add_argument('--report', action='store_true',
                         help='run nothing: write tables and plots from all results, those of other machines too')
     parser.add_argument('--readme', action='store_true', help="also put this machine's tables into README.md")
@@ -580,9 +561,10 @@ def main():
     machine = describe()
     if machine['device'] == 'cuda':
         options.setting = 'gpu'
-    if not options.report and options.setting != 'small' and not (options.lyrics and any(options.lyrics.glob('**/lyrics*.json'))):
+    found = options.lyrics and glob.glob(f'{options.lyrics}/**/lyrics*.json', recursive=True)
+    if not options.report and options.setting != 'small' and not found:
         parser.error(f'this setting ({options.setting}) needs a large corpus: --lyrics FOLDER, with lyrics*.json in it')
-    signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it as Ctrl-C does, with the rung that is running
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it, and the rung, as Ctrl-C does
     results = {'machine': machine, 'setting': options.setting, 'jobs': {}}
     path = RESULTS / f'{stem(results)}.json'
     RESULTS.mkdir(exist_ok=True)
@@ -591,7 +573,7 @@ def main():
         if path.exists():
             results['jobs'] = json.loads(path.read_text(encoding='utf-8'))['jobs']
         try:
-            with tempfile.TemporaryDirectory() as sample:           # a folder without lyrics*.json, whatever the user's holds
+            with tempfile.TemporaryDirectory() as sample:           # without lyrics*.json, whatever the user has
                 if not options.lyrics:
                     shutil.copy(ROOT / 'ChineseLyrics' / 'sample.json', sample)
                     options.lyrics = Path(sample)

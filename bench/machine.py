@@ -21,6 +21,6 @@ def describe() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cores = os.cpu_count()
     name = gpu or f'{cpu_name()} {cores} cores'
-    return {'name': re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-'), 'device': 'cuda' if gpu else 'cpu', 'gpu': gpu, 'cpu': cpu_name(),
-            'cores': cores, 'system': platform.system(), 'python': platform.python_version(),
+    return {'name': re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-'), 'device': 'cuda' if gpu else 'cpu', 'gpu': gpu,
+            'cpu': cpu_name(), 'cores': cores, 'system': platform.system(), 'python': platform.python_version(),
             'packages': {package: version(package) for package in ('torch', 'sentencepiece', 'numpy')}}

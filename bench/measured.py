@@ -1,4 +1,4 @@
-"""Run a rung as a process and write what it does not print itself: its peak memory and the rate of a large matrix product.
+"""Run a rung as a process and write what it does not print: its peak memory and the rate of a large matrix product.
 
     python measured.py SCRIPT RESULT.json
 
@@ -31,7 +31,7 @@ def matrix_rate(device: str) -> float:
 
 def main():
     script, path = sys.argv[1:]
-    torch.backends.mps.is_available = lambda: False                 # CUDA or the CPU: machine.py and the matrix product know no third
+    torch.backends.mps.is_available = lambda: False                 # CUDA or the CPU: machine.py knows no third
     cuda = torch.cuda.is_available()
     result = {'matrix_flops': matrix_rate('cuda' if cuda else 'cpu')}
     if cuda:
@@ -41,7 +41,8 @@ def main():
     try:
         runpy.run_path(script, run_name='__main__')
     finally:
-        result['peak_ram'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)     # bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss   # kB, on a Mac bytes
+        result['peak_ram'] = peak * (1 if sys.platform == 'darwin' else 1024)
         if cuda:
             result['peak_gpu'] = torch.cuda.max_memory_reserved()
         with open(path, 'w', encoding='utf-8') as file:

@@ -1,11 +1,11 @@
-"""The reading room: a static page for every step of the ladder, made from the scripts, bench/results/ and docs/notes.py.
+"""The reading room: a static page for every step of the ladder, from the scripts, bench/results/ and docs/notes.py.
 
     pip install -r requirements-dev.txt
     python docs/build.py                                    # writes docs/*.html
     python docs/build.py OUT/                               # writes them somewhere else
 
-The pages are committed and need no server: any static host serves them, and they open from disk. CI checks that they are what this
-script makes now.
+The pages are committed and need no server: any static host serves them, and they open from disk. A test checks that
+they are what this script makes now.
 """
 import ast
 import difflib
@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from notes import FINDINGS, IDEAS, NOTES
+from notes import IDEAS, NOTES
 from pygments import token as T
 from pygments.lexers import PythonLexer
 
@@ -29,8 +29,8 @@ import ladder  # noqa: E402
 RUNGS = ladder.RUNGS
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
-CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'), (T.Name.Class, 'f'),
-           (T.Name.Decorator, 'f'), (T.Name.Builtin, 'b'), (T.Number, 'm')]
+CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
+           (T.Name.Class, 'f'), (T.Name.Decorator, 'f'), (T.Name.Builtin, 'b'), (T.Number, 'm')]
 
 
 # ---------- text ----------
@@ -93,7 +93,7 @@ def changed_positions(a: str, b: str) -> tuple[set[int], set[int]]:
 
 
 def pair(old: list[str], new: list[str]) -> list[tuple[int | None, int | None]]:
-    """Which line of a replaced stretch became which: the order-preserving pairing with the greatest likeness (dynamic programming)."""
+    """Which line of a replaced stretch became which: of the pairings that keep the order, the likeliest."""
     def likeness(a, b):
         ratio = difflib.SequenceMatcher(None, words(a), words(b), autojunk=False).ratio()
         return ratio if ratio > 0.5 and a.strip() and b.strip() else 0
@@ -118,7 +118,8 @@ def rows_of(old: list[str], new: list[str]) -> list[tuple[int | None, int | None
         if tag == 'equal':
             rows += [(a + i, c + i, False) for i in range(b - a)]
         else:
-            rows += [(None if i is None else a + i, None if j is None else c + j, True) for i, j in pair(old[a:b], new[c:d])]
+            rows += [(None if i is None else a + i, None if j is None else c + j, True)
+                     for i, j in pair(old[a:b], new[c:d])]
     return rows
 
 
@@ -135,9 +136,9 @@ def row(old, new, i, j, changed) -> str:
         text = paint(new[j])
         return (f'<div class="w eq"><i class=l>{i + 1}</i><code class=l aria-hidden=true>{text}</code>'
                 f'<i>{j + 1}</i><code>{text}</code></div>')
-    marks = changed_positions(plain(old[i]), plain(new[j])) if i is not None and j is not None else (set(), set())
-    left, right = cell('l', i, old[i] if i is not None else None, marks[0]), cell('r', j, new[j] if j is not None else None, marks[1])
-    return f'<div class=w>{left}{right}</div>'
+    one, two = None if i is None else old[i], None if j is None else new[j]
+    marks = changed_positions(plain(one), plain(two)) if one and two else (set(), set())
+    return f'<div class=w>{cell("l", i, one, marks[0])}{cell("r", j, two, marks[1])}</div>'
 
 
 def places(source: str) -> list[str]:
@@ -168,7 +169,7 @@ def fold(rows: list[str]) -> str:
 
 
 def stretches(rows, near: list[bool], news: list[bool], where: list[str]):
-    """(shown, row numbers) in order: what is folded, and the hunks. A hunk ends with its definition, so that each has a link of its own."""
+    """(shown, row numbers) in order: what is folded, and the hunks. A definition has a hunk, and a link, of its own."""
     for shown, group in itertools.groupby(range(len(rows)), key=lambda number: near[number]):
         parts, place = [], ''
         for number in group:
@@ -187,21 +188,23 @@ def stretches(rows, near: list[bool], news: list[bool], where: list[str]):
 
 
 def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int, int]:
-    """(HTML of the whole difference, [(anchor, title)] of its hunks, lines added, lines taken away); the docstrings stay out of it."""
+    """(HTML of the difference, docstrings aside, [(anchor, title)] of its hunks, lines added, lines taken away)."""
     sources = [(ROOT / f'{name}.py').read_text(encoding='utf-8') for name in (below, above)]
     skip = [split_docstring(source)[0] for source in sources]
     old, new = (lines_of(source) for source in sources)
     where_old, where_new = map(places, sources)
     shifted = rows_of([plain(line) for line in old[skip[0]:]], [plain(line) for line in new[skip[1]:]])
-    rows = [(None if i is None else i + skip[0], None if j is None else j + skip[1], changed) for i, j, changed in shifted]
+    rows = [(None if i is None else i + skip[0], None if j is None else j + skip[1], changed)
+            for i, j, changed in shifted]
 
     near = [False] * len(rows)                                      # shown without unfolding
     for number, (_, _, changed) in enumerate(rows):
         if changed:
             around = slice(max(0, number - CONTEXT), number + CONTEXT + 1)
             near[around] = [True] * len(near[around])
-    texts = [(plain(old[i]) if i is not None else '') + '\n' + (plain(new[j]) if j is not None else '') for i, j, _ in rows]
-    news = [changed and bool(text.strip()) for (_, _, changed), text in zip(rows, texts)]     # empty lines that come or go are none
+    texts = ['' if i is None else plain(old[i]) for i, _, _ in rows]
+    texts = [f'{text}\n' + ('' if j is None else plain(new[j])) for text, (_, j, _) in zip(texts, rows)]
+    news = [changed and bool(text.strip()) for (_, _, changed), text in zip(rows, texts)]     # empty lines are none
     notes, out, hunks, used = list(NOTES[above]), [], [], Counter()
     for shown, group in stretches(rows, near, news, where_new):
         made = [row(old, new, *rows[number]) for number in group]
@@ -209,7 +212,8 @@ def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int,
             out.append(fold(made) if len(made) > 2 else ''.join(made))
             continue
         changes = [number for number in group if news[number]]
-        titles = list(dict.fromkeys(where_new[j] if j is not None else where_old[i] for i, j, _ in (rows[number] for number in changes)))
+        titles = list(dict.fromkeys(where_old[i] if j is None else where_new[j]
+                                    for i, j, _ in (rows[number] for number in changes)))
         used[titles[0]] += 1
         again = used[titles[0]] > 1
         anchor = f'{titles[0]}-{used[titles[0]]}' if again else titles[0]
@@ -219,14 +223,16 @@ def difference(below: str, above: str) -> tuple[str, list[tuple[str, str]], int,
         notes = [note for note in notes if note not in mine]
         aside = ''.join(f'<p>{both(prose(chinese), prose(english))}</p>' for _, chinese, english in mine)
         hunks.append((anchor, '、'.join(titles) + (f'（{used[titles[0]]}）' if again else '')))
-        out.append(f'<section class=hunk id="{anchor}" tabindex=-1 aria-label="{html.escape(hunks[-1][1])}">'
-                   f'<h3><a href="#{anchor}">{html.escape(hunks[-1][1])}</a></h3>'
+        title = html.escape(hunks[-1][1])
+        out.append(f'<section class=hunk id="{anchor}" tabindex=-1 aria-label="{title}">'
+                   f'<h3><a href="#{anchor}">{title}</a></h3>'
                    f'<div class="pair{" noted" if aside else ""}"><div class=rows lang=zh>{"".join(made)}</div>'
                    + (f'<aside>{aside}</aside>' if aside else '') + '</div></section>')
     if notes:
         sys.exit(f'{above}: these notes fit no change: {[note[0] for note in notes]}')
     changed = [(i, j) for i, j, different in rows if different]
-    return ''.join(out), hunks, sum(j is not None for _, j in changed), sum(i is not None for i, _ in changed)
+    added, removed = sum(j is not None for _, j in changed), sum(i is not None for i, _ in changed)
+    return ''.join(out), hunks, added, removed
 
 
 # ---------- pages ----------
@@ -268,13 +274,14 @@ try {{  // before anything is drawn, so that no page shows the other language or
 
 def results() -> dict | None:
     """The results to show: a GPU's where there are some, else the first machine's."""
-    found = [json.loads(path.read_text(encoding='utf-8')) for path in sorted((ROOT / 'bench' / 'results').glob('*.json'))]
+    paths = sorted((ROOT / 'bench' / 'results').glob('*.json'))
+    found = [json.loads(path.read_text(encoding='utf-8')) for path in paths]
     found = [result for result in found if result['setting'] != 'large']     # of some rungs only
     return min(found, key=lambda result: result['machine']['device'] != 'cuda', default=None)
 
 
 def bought(rung: str, measured: dict | None) -> str:
-    """What the rung bought in the controlled experiment: bits/char (and against the rung below), tokens a second, memory."""
+    """What the rung bought in the controlled experiment: bits/char (and against the rung below), tok/s, memory."""
     if measured is None:
         return ''
     gpu = measured['machine']['device'] == 'cuda'
@@ -285,9 +292,7 @@ def bought(rung: str, measured: dict | None) -> str:
         reference = ladder.reference(measured, rung)
         change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
         figures.append(('bits/char', f'{ladder.final(ladder.first(jobs)):.3f}{change}'))
-        if rung in FINDINGS and not gpu:
-            notes.append(FINDINGS[rung])
-    else:                                                           # English: its speed only, with the constants as they stand
+    else:                                                           # English: its speed only, as shipped
         jobs = ladder.by_number(measured, f'as-shipped/{rung}')
         speeds = [job['tok_per_s'] for job in jobs.values()]
         notes.append(('英文的字母，与中文的各级不可比；常量不改',
@@ -297,13 +302,15 @@ def bought(rung: str, measured: dict | None) -> str:
     memory = both('显存', 'GPU memory') if gpu else both('内存', 'memory')
     figures += [('tok/s', ladder.around(speeds, ',.0f')), (memory, ladder.memory(jobs, gpu))]
     text = ''.join(f'<p class=note>{both(*note)}</p>' for note in notes)
-    return f'<dl>{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)}</dl>{text}'
+    rows = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures)
+    return f'<dl>{rows}</dl>{text}'
 
 
 def curves(measured: dict | None) -> str:
     """The plots, drawn into the page so that they follow its light and dark; nothing where the bench made none."""
-    captions = {'tokens': ('测试 bits/char 随训练 token 的变化，每级一条线', 'Test bits/char over tokens of training, a line for each'),
-                'seconds': ('测试 bits/char 随训练秒数的变化，每级一条线', 'Test bits/char over seconds of training, a line for each')}
+    captions = {axis: (f'测试 bits/char 随训练{chinese}的变化，每级一条线',
+                       f'Test bits/char over {axis} of training, a line for each')
+                for axis, chinese in (('tokens', ' token '), ('seconds', '秒数'))}
     pictures = ''
     for axis, caption in captions.items():
         path = ROOT / 'bench' / 'results' / f'{ladder.stem(measured)}-{axis}.svg' if measured else None
@@ -321,17 +328,20 @@ def neighbours(rung: str) -> str:
     """Links to the step before and after, and to the whole script."""
     at = RUNGS.index(rung)
     links = [f'<a rel=prev href="{RUNGS[at - 1]}.html">← {RUNGS[at - 1]}</a>' if at else '<span></span>',
-             f'<a href="{rung}.source.html">{both("读整个脚本", "Read the whole script")}</a>' if at else '<span></span>',
-             f'<a rel=next href="{RUNGS[at + 1]}.html">{RUNGS[at + 1]} →</a>' if at + 1 < len(RUNGS) else '<span></span>']
+             f'<a href="{rung}.source.html">{both("读整个脚本", "The whole script")}</a>' if at else '<span></span>']
+    following = RUNGS[at + 1:at + 2] or ['']
+    links += [f'<a rel=next href="{name}.html">{name} →</a>' if name else '<span></span>' for name in following]
     return f'<nav class=steps aria-label="上一级、下一级 / steps">{"".join(links)}</nav>'
 
 
 def keys(steps: bool = True) -> str:
     """What the keyboard does here; only a page of a step has neighbours."""
-    arrows = (('<kbd>←</kbd> <kbd>→</kbd> 上一级、下一级，', '<kbd>←</kbd> <kbd>→</kbd> previous and next step, ') if steps else ('', ''))
+    pair = '<kbd>←</kbd> <kbd>→</kbd>'
+    arrows = (f'{pair} 上一级、下一级，', f'{pair} previous and next step, ') if steps else ('', '')
     return '<p class=keys>' + both(
         f'键盘：<kbd>j</kbd> <kbd>k</kbd> 下一处、上一处改动，{arrows[0]}<kbd>o</kbd> 展开或折叠全部',
-        f'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, {arrows[1]}<kbd>o</kbd> unfold or fold everything') + '</p>'
+        f'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, {arrows[1]}'
+        '<kbd>o</kbd> unfold or fold everything') + '</p>'
 
 
 def idea(rung: str) -> str:
@@ -373,12 +383,14 @@ def table_of_contents(items: str) -> str:
 
 def whole_script(rung: str) -> str:
     source = (ROOT / f'{rung}.py').read_text(encoding='utf-8')
-    rows = ''.join(f'<div class="w one" id=L{n}><i>{n}</i><code>{paint(line)}</code></div>' for n, line in enumerate(lines_of(source), 1))
+    rows = ''.join(f'<div class="w one" id=L{n}><i>{n}</i><code>{paint(line)}</code></div>'
+                   for n, line in enumerate(lines_of(source), 1))
     return f'<div class=diff><div class=rows lang=zh>{rows}</div></div>'
 
 
 def source_page(rung: str) -> str:
-    names = [(node.name, node.lineno) for node in ast.parse((ROOT / f'{rung}.py').read_text(encoding='utf-8')).body
+    source = (ROOT / f'{rung}.py').read_text(encoding='utf-8')
+    names = [(node.name, node.lineno) for node in ast.parse(source).body
              if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     contents = ''.join(f'<li><a href="#L{line}"><code>{name}</code></a></li>' for name, line in names)
     back = f'<p><a href="{rung}.html">{both(f"{rung} 改了什么", f"What {rung} changes")}</a></p>'
@@ -396,7 +408,7 @@ def index_page(measured) -> str:
         short = both(html.escape(IDEAS[rung][0]), html.escape(IDEAS[rung][1]))
         steps.append(f'<li><a class=rung href="{rung}.html">{rung}</a> {short}{changes}{bought(rung, measured)}</li>')
         below = rung
-    figures = ''
+    figures = f'<p class=where>{both("这一架阶梯的数字正在测。", "The figures of this ladder are being measured.")}</p>'
     if measured:
         machine = measured['machine']
         name = machine['gpu'] or machine['cpu']
@@ -404,26 +416,28 @@ def index_page(measured) -> str:
         where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样的歌、同样多的文字。'
                      'bits/char 越低越好，后面括号里是与上一级的差，± 是几个种子之间的标准差；'
                      'tok/s 是几轮的中位数（最低 … 最高），v4～v6 的计算一模一样，差别只是机器当时的快慢。'
-                     '曲线是第一个种子的；v0_char_english 读英文，v10 的测试歌曲不同，都不在图中。'
+                     '曲线是第一个种子的；v0_char_english 读英文，v11、v12 的测试歌曲不同，都不在图中。'
                      '怎么测的：bench/README.md。',
-                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and amount of text. '
-                     'Lower bits/char is better; the difference from the rung below follows in brackets, ± is the standard '
-                     'deviation over seeds. tok/s is the median of some rounds (lowest … highest); v4 to v6 do the same '
-                     'arithmetic, and differ by the speed of the machine at the time. The curves are those of the first seed; '
-                     'v0_char_english reads English and v10 has other test songs, so neither is drawn. '
+                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and text. '
+                     'Lower bits/char is better; the difference from the rung below follows in brackets, ± is the '
+                     'standard deviation over seeds. tok/s is the median of some rounds (lowest … highest); v4 to v6 '
+                     'do the same arithmetic, and differ by the speed of the machine at the time. The curves are those '
+                     'of the first seed; v0_char_english reads English, v11 and v12 have other test songs; they are '
+                     'not drawn. '
                      'How it was measured: bench/README.md.')
-        figures = f'<h2>{both("每一级的曲线", "The curves of the rungs")}</h2><p class=where>{where}</p>{curves(measured)}'
+        figures = f'<h2>{both("每一级的曲线", "The curves of the rungs")}</h2><p class=where>{where}</p>'
+        figures += curves(measured)
     head = both('从零训练一个写歌词的 GPT：一架阶梯', 'A GPT that writes song lyrics, from scratch: a ladder')
-    text = both('每个脚本都是完整的，每一级只加一个想法。相邻两级的差异，就是一课。从最下面一级开始，一级一级往上读。',
-                'Every script is complete, and each step adds one idea. The difference between two neighbours is the lesson. '
-                'Begin at the bottom.')
+    text = both('每个脚本都是完整的，每一级只加一个想法。相邻两级的差异，就是一课。从最下面一级开始往上读。',
+                'Every script is complete, and each step adds one idea. The difference between two neighbours is the '
+                'lesson. Begin at the bottom.')
     body = (f'<h1>{head}</h1><p>{text}</p><h2>{both("阶梯", "The ladder")}</h2>'
             f'<ol class=ladder reversed>{"".join(reversed(steps))}</ol>{figures}')
     return page(SITE, body)
 
 
 def compare_page() -> str:
-    """Any rung against any other: the lines of all scripts once, and for each pair what difflib says. page.js lays them out."""
+    """Any rung against any other: all lines once, and for each pair what difflib says; compare.js shows them."""
     table, scripts = {}, {}
     for rung in RUNGS:
         lines = lines_of((ROOT / f'{rung}.py').read_text(encoding='utf-8'))
@@ -432,7 +446,7 @@ def compare_page() -> str:
     for (a, one), (b, two) in itertools.combinations(scripts.items(), 2):
         flat, previous = [], 0
         for tag, i, j, k, m in difflib.SequenceMatcher(None, one, two).get_opcodes():
-            if tag != 'equal':                                      # lines that are equal, that go, that come: shorter than positions
+            if tag != 'equal':                                      # lines that are equal, that go, that come
                 flat += [i - previous, j - i, m - k]
                 previous = j
         pairs[f'{a} {b}'] = flat
@@ -444,7 +458,7 @@ def compare_page() -> str:
             f'<form id=compare><label>{both("从", "from")} <select id=a>{options}</select></label> '
             f'<label>{both("到", "to")} <select id=b>{options}</select></label></form>'
             f'<p class=counts id=counts role=status></p>{keys(steps=False)}'
-            f'<noscript><p>{both("这一页要 JavaScript。相邻两级的差异不要：", "This page needs JavaScript. The steps do not:")}</p>'
+            f'<noscript><p>{both("这一页要 JavaScript。这些不要：", "This page needs JavaScript. These do not:")}</p>'
             f'<ul>{links}</ul></noscript><div class=diff id=diff lang=zh></div>')
     scripts = f'<script type="application/json" id=data>{data}</script><script src="compare.js"></script>'
     return page(('任意两级的差异', 'Any rung against any other'), body, scripts)

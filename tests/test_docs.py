@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT / 'docs'))
 import build
 from notes import NOTES
 
-PAGES = ['index.html', 'compare.html', *(f'{name}.html' for name in RUNGS), *(f'{name}.source.html' for name in RUNGS[1:])]
+PAGES = ['index.html', 'compare.html', *(f'{name}.html' for name in RUNGS),
+         *(f'{name}.source.html' for name in RUNGS[1:])]
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 
 
@@ -47,13 +48,15 @@ def read(name):
 
 # ---------- without a browser ----------
 def test_the_committed_pages_are_what_build_makes_now(tmp_path):
-    done = subprocess.run([sys.executable, 'docs/build.py', str(tmp_path)], cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run([sys.executable, 'docs/build.py', str(tmp_path)], cwd=ROOT, capture_output=True,
+                          encoding='utf-8')
     assert done.returncode == 0, done.stderr
     made = {path.name for path in tmp_path.iterdir()}
     committed = {path.name for path in (ROOT / 'docs').iterdir() if path.is_file() and path.suffix != '.py'}
     assert made == committed and set(PAGES) <= made
     for name in made:
-        assert (tmp_path / name).read_bytes() == (ROOT / 'docs' / name).read_bytes(), f'{name}: run python docs/build.py'
+        same = (tmp_path / name).read_bytes() == (ROOT / 'docs' / name).read_bytes()
+        assert same, f'{name}: run python docs/build.py'
 
 
 @pytest.mark.parametrize('name', PAGES)
@@ -77,9 +80,11 @@ def test_pages_are_small_stand_alone_and_link_to_what_exists(name):
 def test_pages_are_accessible(name):
     tags = read(name)
     headings = [int(tag[1]) for tag, _ in tags if re.fullmatch('h[1-6]', tag)]
-    assert headings[0] == 1 and headings.count(1) == 1 and all(b - a <= 1 for a, b in zip(headings, headings[1:], strict=False))
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(headings, headings[1:], strict=False))
     assert all(attributes.get('alt') for tag, attributes in tags if tag == 'img')
-    assert ('html', {'lang': 'zh-CN'}) in tags and [tag for tag, _ in tags if tag in ('header', 'main')] == ['header', 'main']
+    assert ('html', {'lang': 'zh-CN'}) in tags
+    assert [tag for tag, _ in tags if tag in ('header', 'main')] == ['header', 'main']
 
 
 def test_every_step_has_its_idea_and_notes_beside_its_changes():
@@ -94,14 +99,15 @@ def test_every_step_has_its_idea_and_notes_beside_its_changes():
 def test_a_step_shows_exactly_the_difference():
     """The changed lines of the page, put together again, turn one script into the other."""
     for below, above in zip(RUNGS, RUNGS[1:], strict=False):
-        rows = re.findall(r'<div class="w eq">.*?<i>\d+</i><code>(.*?)</code></div>|<div class=w>(.*?)</div>', text(f'{above}.html'))
+        rows = re.findall(r'<div class="w eq">.*?<i>\d+</i><code>(.*?)</code></div>|<div class=w>(.*?)</div>',
+                          text(f'{above}.html'))
         old, new = [], []
         for equal, changed in rows:
             old += re.findall(r'<del class=l>(.*?)</del>', changed) if changed else [equal]
             new += re.findall(r'<ins class=r>(.*?)</ins>', changed) if changed else [equal]
         for lines, name in ((old, below), (new, above)):
             source = (ROOT / f'{name}.py').read_text(encoding='utf-8')
-            plain = '\n'.join(re.sub('<.*?>', '', line) for line in lines).replace('&lt;', '<').replace('&gt;', '>').replace('&amp;', '&')
+            plain = html.unescape('\n'.join(re.sub('<.*?>', '', line) for line in lines))
             assert plain == re.sub(r'\A""".*?"""\n', '', source, flags=re.S).rstrip('\n'), (below, above)
 
 
@@ -109,10 +115,12 @@ def test_every_change_changes_something_and_has_its_notes_in_order():
     for above in RUNGS[1:]:
         titles = []
         for hunk in re.findall('<section class=hunk.*?</section>', text(f'{above}.html'), re.S):
-            lines = [html.unescape(re.sub('<.*?>', '', line)) for line in re.findall('<(?:del|ins) class=.>(.*?)</(?:del|ins)>', hunk)]
+            lines = re.findall('<(?:del|ins) class=.>(.*?)</(?:del|ins)>', hunk)
+            lines = [html.unescape(re.sub('<.*?>', '', line)) for line in lines]
             assert any(line.strip() for line in lines), (above, hunk[:200])
             titles.append(re.search('<h3>(.*?)</h3>', hunk)[1])
-            shown = {hunk.index(build.prose(chinese)): key for key, chinese, _ in NOTES[above] if build.prose(chinese) in hunk}
+            shown = {hunk.index(build.prose(chinese)): key for key, chinese, _ in NOTES[above]
+                     if build.prose(chinese) in hunk}
             notes = [shown[place] for place in sorted(shown)]       # as they stand on the page
             places = [next(n for n, line in enumerate(lines) if key in line) for key in notes]
             assert places == sorted(places), (above, notes)
@@ -158,9 +166,9 @@ def visit(browser):
     def make(name, width=1300, height=900, **options):
         contexts.append(browser.new_context(viewport={'width': width, 'height': height}, **options))
         page = contexts[-1].new_page()
-        page.on('console', lambda message: trouble.append(message.text) if message.type in ('error', 'warning') else None)
+        page.on('console', lambda message: message.type in ('error', 'warning') and trouble.append(message.text))
         page.on('pageerror', lambda error: trouble.append(str(error)))
-        page.on('request', lambda request: None if request.url.startswith(('file:', 'data:')) else trouble.append(request.url))
+        page.on('request', lambda request: request.url.startswith(('file:', 'data:')) or trouble.append(request.url))
         page.on('requestfailed', lambda request: trouble.append(request.url))
         page.goto((ROOT / 'docs' / name.split('#')[0]).as_uri() + name[len(name.split('#')[0]):])
         return page
@@ -176,7 +184,8 @@ def test_every_page_loads_and_fits_a_phone(visit):
         assert page.evaluate('document.documentElement.scrollWidth') <= 360, name
         page.evaluate('document.querySelectorAll("details").forEach(fold => fold.open = true)')
         assert page.evaluate('document.documentElement.scrollWidth') <= 360, name
-        cut = '[...document.querySelectorAll(".diff .w > *")].filter(cell => cell.scrollWidth > cell.clientWidth + 1).length'
+        cut = ('[...document.querySelectorAll(".diff .w > *")]'
+               '.filter(cell => cell.scrollWidth > cell.clientWidth + 1).length')
         assert page.evaluate(cut) == 0, name                        # .diff hides what overflows: no line may
         assert page.locator('h1').is_visible()
 
@@ -216,7 +225,7 @@ def test_keyboard(visit):
     page.wait_for_url('**/v5_checkpoint.html')
     page.keyboard.press('ArrowLeft')
     page.wait_for_url('**/v4_flash_optim.html')
-    page.keyboard.press('Tab')                                      # the first stop leads past the header, and can be seen
+    page.keyboard.press('Tab')                                      # the first stop leads past the header
     assert page.evaluate('document.activeElement.className') == 'skip'
     assert page.evaluate('document.activeElement.getBoundingClientRect().left') >= 0
 
@@ -225,7 +234,7 @@ def test_deep_links(visit):
     page = visit('v4_flash_optim.html#make_optimizer')
     assert page.evaluate('document.activeElement.id') == 'make_optimizer'
     assert -1 <= page.locator('#make_optimizer').bounding_box()['y'] < 200
-    page.evaluate('scrollTo(0, 0)')                                 # scrolled away by hand: on from what is in sight, not from the link
+    page.evaluate('scrollTo(0, 0)')                                 # scrolled away by hand: on from what is in sight
     page.keyboard.press('j')
     assert page.evaluate('document.activeElement === document.querySelector(".hunk")')
 
@@ -260,17 +269,12 @@ def test_old_and_new_differ_by_more_than_colour(visit):
     assert signs == ['"−"', '"+"']
 
 
-def test_the_plots_can_be_read_on_a_phone(visit):
-    plot = visit('index.html', 360, 740).locator('.plot').first
-    assert plot.locator('svg').bounding_box()['width'] > 500 and plot.bounding_box()['width'] < 360      # it scrolls
-
-
 def test_without_javascript(visit):
     page = visit('v4_flash_optim.html', java_script_enabled=False)
     assert page.locator('h1 [lang=zh-CN]').is_visible() and not page.locator('h1 [lang=en]').is_visible()
     page.locator('details.fold summary').first.click()
     assert page.locator('details.fold div.w').first.is_visible()
-    assert not page.locator('#theme').is_visible() and not page.locator('.keys').is_visible()     # what would do nothing
+    assert not page.locator('#theme').is_visible() and not page.locator('.keys').is_visible()
     page = visit('compare.html', java_script_enabled=False)
     assert page.locator('noscript').count() and '要 JavaScript' in page.content()
 
@@ -280,7 +284,8 @@ def test_compare(visit):
     def columns(page):
         return page.evaluate('''[['l', 'del'], ['r', 'ins']].map(([side, tag]) =>
             [...document.querySelectorAll('#diff .w')].filter(row => row.matches('.eq') || row.querySelector(tag))
-                .map(row => (row.matches('.eq') ? row.lastElementChild : row.querySelector(tag)).textContent).join('\\n'))''')
+                .map(row => (row.matches('.eq') ? row.lastElementChild : row.querySelector(tag)).textContent)
+                .join('\\n'))''')
 
     def sources(*names):
         return [(ROOT / f'{name}.py').read_text(encoding='utf-8').rstrip('\n') for name in names]
@@ -294,10 +299,10 @@ def test_compare(visit):
     page.select_option('#b', 'v6_wandb')                            # with itself: nothing
     assert page.locator('#diff .hunk').count() == 0 and columns(page) == sources('v6_wandb', 'v6_wandb')
     page.select_option('#a', 'v0_char_english')
-    page.select_option('#b', 'v10_ddp')
-    assert columns(page) == sources('v0_char_english', 'v10_ddp')
+    page.select_option('#b', 'v12_ddp')
+    assert columns(page) == sources('v0_char_english', 'v12_ddp')
     page.locator('body').press('j')
-    assert page.evaluate('document.activeElement.id') == 'v0_char_english...v10_ddp.1'
-    page = visit('compare.html#v1_bpe_rope...v6_wandb.3')           # a link to a change, as `j` leaves it in the address
+    assert page.evaluate('document.activeElement.id') == 'v0_char_english...v12_ddp.1'
+    page = visit('compare.html#v1_bpe_rope...v6_wandb.3')           # a link to a change, as `j` leaves it
     assert columns(page) == sources('v1_bpe_rope', 'v6_wandb')
     assert page.evaluate('document.activeElement.id') == 'v1_bpe_rope...v6_wandb.3'
