@@ -1,257 +1,305 @@
-"""From JSON files to tokens: cleaning, splitting by song, and a lossless tokenizer."""
+"""From JSON files to windows: cleaning, reading, splitting by song, a lossless tokenizer, batches and evaluation windows."""
 import json
 import os
 import random
-import subprocess
-import sys
+import re
 
 import pytest
 import torch
-from conftest import BPE, CHINESE, ROOT, environment, level, songs_of, write_songs
+from conftest import ROOT, write_songs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
+LINES = [[re.sub(r'\\u(\w{4})', lambda m: chr(int(m[1], 16)), cell).replace('\\r', '\r') for cell in line.split('\t')]
+         for line in (ROOT / 'tests' / 'lyric_lines.tsv').read_text(encoding='utf-8').splitlines()[1:]]
 
-CREDITS = ['作词：林夕', '作曲 : 黄家驹', '编曲:某人', '词：某人', '曲：某人', '词/曲：某人', '作词、作曲：某人',
-           '制作人：某人', '制作人 Producer：某人', '鼓：某人', '吉他 Guitar：某人', '混音师：某人', '录音室：某地',
-           '和声编写：某人', '监制/Executive Producer: 某人', 'OP：某公司', 'Lyrics by：Someone', 'Composer: Someone',
-           '母带后期混音录音室：某地', '弦乐编写：某人', '【作词：某人】', '出品公司：某公司', '配唱制作人：某人']
-SECTIONS = ['副歌', '主歌', '[副歌]', '（主歌）', '副歌：', '主歌1', '主歌 A', 'Verse', 'VERSE 2', '[Chorus]', 'Pre-Chorus:',
-            'Bridge', '(Intro)', 'Outro', '间奏', '间奏~~', '尾奏', '前奏……', 'Hook', '【Verse 1】', '副歌二']
-LYRICS = ['鼓声响起的时候', '制作一场好梦', '词穷了的夜', '曲终人散', '编曲的人走了', '她说：你好', '鼓掌', '录音带里的你',
-          '和声悠扬，听：雨来了', '吉他', '副歌唱到一半我哭了', 'Verse by verse I love you', '主歌太长了',
-          '制作人说：再来一遍', '鼓，咚咚：响', '男：我爱你', '12:30 的车', '曲曲折折的路：往北']
-
-
-@pytest.fixture(scope='module')
-def module(tmp_path_factory, lyrics_dir):
-    """v1 as a user has it, its constants pointing at the sample."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        import v1_bpe_rope
-    finally:
-        sys.path.pop(0)
-    v1_bpe_rope.LYRICS_DIR, v1_bpe_rope.BPE_VOCAB_SIZE = str(lyrics_dir), 3000
-    return v1_bpe_rope
-
-
-@pytest.mark.parametrize('line', CREDITS + SECTIONS)
-def test_clean_drops_credits_and_section_labels(module, line):
-    assert module.clean(f'第一行\n{line}\n第二行') == '第一行\n第二行'
-
-
-@pytest.mark.parametrize('line', LYRICS)
-def test_clean_keeps_lyrics(module, line):
-    assert module.clean(f'第一行\n{line}\n第二行') == f'第一行\n{line}\n第二行'
-
-
-def test_clean_drops_blank_lines_and_margins(module):
-    assert module.clean('\n 第一行 \u3000\r\n\n\u3000\u3000\n第 二 行\n') == '第一行\n第 二 行'
-    assert module.clean('作词：某人\n副歌\n\n') == ''
+# Other lines of the same kinds as lyric_lines.tsv's.
+DROP = '''詞：林小滿|編曲：阿北|錄音師：阿北|監製：老許|母帶處理：阿北|總策劃：老許|作詞、作曲：周遠|發行：零點|总监制：老许
+总策划：老许|总制作人：老许|音乐总监：老许|音乐统筹：老许|音乐编辑：老许|吉他手：大刘|贝斯手：大刘|键盘手：大刘
+人声编辑：阿北|人声录音师：阿北|和音编写：小满|混音助理：阿北|录音工程师：阿北|母带后期制作人：阿北|后期混音：阿北
+配唱指导：老许|大提琴：小满|电贝斯：大刘|手风琴：大刘|宣传推广：零点|推广：零点|视觉：小满|发行人：老许|填词：林小满
+谱曲：周远|翻唱：小满|作曲 ： 周远|作 曲：周远|编　曲：阿北|词曲：林小满|词&曲：林小满|词、曲：林小满
+制作人 Producer：老许|混音工程师 Mixing Engineer：阿北|吉他 Guitar：大刘|贝斯 Bass：大刘|弦乐 Strings：青石
+和声 Backing Vocals：小满|监制 Executive Producer：老许|作词 Lyrics：林小满|【作曲】周远|【混音】阿北|【演唱】小满
+[编曲] 阿北|（作词：林小满）|【作词：林小满】|作曲—周远|编曲 – 阿北|制作人 - 老许|演唱 - 小满|编曲　阿北|制作人　老许
+Lyric by Lin Xiaoman|Music By Zhou Yuan|Composed by Zhou Yuan|Produced by A Bei|Mixed by A Bei|Recording: A Bei
+Recorded by A Bei|Vocals: Xiao Man|Bass: Da Liu|Guitar by Da Liu|Mastering Engineer: A Bei|Recording Engineer：阿北
+S.P.：零点|OP & SP：零点|[00:00.00]作曲 : 周远|[00:01.00] 编曲：阿北|[00:12:34]作词：林小满|[00:12]作词：林小满
+[ar:小满]|[offset:+500]|导歌|预副歌|主歌二|主歌B：|副歌 x2|副歌×2|副歌(x2)|C段|B段：|过门|桥段|前奏：|间奏...|~间奏~
+——间奏——|Verse A|VERSE 1|(Verse 1)|【Verse 1】|Chorus 2|Chorus x 2|Pre-chorus:|Prechorus|Interlude|Outro:|[Hook]|RAP 1
+～End～|-END-|♫|☆☆☆|◇|。。。|=====|---|>>>|【】|「」|男声：|(男)|【女】|（男女合）|未经许可不得翻唱
+未經著作權人許可 不得翻唱或使用|純音樂，請欣賞|暫無歌詞|更多歌词请访问 某某网'''
+KEEP = '''Music is my life: I sing|Op and down: we go|Solo|Hook the line and sink with me|Music makes the people come together
+Bridge of sighs|Verse after verse|Chorus line is dancing|End of the road|Rap is all I know|Guitar solo all night long
+Bass drop: go|Master of my fate: me|Mixed feelings: love and hate|Recorded by my heart|Produced by love
+Lyrics in my head: you|Written by the moon|Composed by the rain|Stand by Me|Sing: la la la|One: two three four
+Mama said: go home|I: you|3:00 a.m.|Oh|La la la|1 2 3 4|24/7|鼓声：咚咚咚|琴声：叮叮当当|笛声悠扬|吉他 贝斯 鼓 都停了
+曲未终 人已散|唱 - 一首歌|作词作曲都为你|制作人说：再来一遍|录一段你的声音|混着雨 混着泪|监督我吃饭|策马奔腾
+推广我的爱|版权是你的|封面女郎|乐队散了 鼓手走了|歌手走下台|唱歌的人：不要停|她唱：啦啦啦|一起唱：啦啦啦|弦断了：谁听
+胡说：八道|音乐响起：跳舞|宣布：结束|系统：崩溃|胶带：一圈一圈|控制：不住|合同：作废|歌词：忘了|动词：爱
+翻唱的人：是我|计划：泡汤|公司：加班|老师：下课了|手：牵着手|风：吹过|音响：坏了|我 - 你|夏天 - 秋天|爱人 - 不见
+陌生人 - 你好|独唱 - 一首|一个人　走夜路|路人　擦肩|轻轻唱　慢慢走|未经世事 不得不走|纯净的音乐 欣欣向荣|暂无音讯
+无歌可唱|A段时间|过门不入|桥段太老|副歌你来唱|前奏响起|间奏 我吻你|尾奏：再见|【爱】|「你好」|（轻声）再见|(Oh) 我爱你
+男人：别哭|女儿：你好|合适：就好|老师：同学们好|第一：不许哭|12:30 的车|凌晨 3:00|99% 的爱|1999|❤️我爱你'''
 
 
-def test_clean_leaves_the_sample_alone(module):
-    """Original texts, written without credits: whatever cleaning takes from them is a mistake."""
-    for song in SAMPLE:
-        assert module.clean('\n'.join(song['lyric'])) == '\n'.join(line.strip() for line in song['lyric'] if line.strip())
+def split(lines):
+    return [line for row in lines.splitlines() for line in row.split('|')]
 
 
-def test_songs_are_unique_and_not_empty(module, tmp_path, monkeypatch):
-    songs = [{'lyric': ['甲', '乙']}, {'lyric': ['作词：丙', '甲', '乙']}, {'lyric': ['作词：丙']}, {'lyric': []}, {'lyric': '丁\n戊'},
-             {'lyric': ['坏表情\ud83d']}]
-    write_songs(tmp_path / 'a' / 'lyrics_x.json', songs[:3])
-    write_songs(tmp_path / 'b' / 'c' / 'lyrics1.json', [])
-    (tmp_path / 'lyrics2.json').write_text(json.dumps(songs[3:]), encoding='utf-8-sig')     # with a byte order mark
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    assert sorted(module.load_songs()) == sorted(['甲\n乙', '丁\n戊', '坏表情'])
+@pytest.fixture
+def songs_in(load, tmp_path, capsys):
+    """songs_in(files): (the songs that v0_char_chinese reads from a folder of these files, what it says)."""
+    def read(files=None, **constants):
+        for name, songs in (files or {}).items():
+            path = tmp_path / 'songs' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = songs if isinstance(songs, bytes) else json.dumps(songs, ensure_ascii=False).encode()
+            path.write_bytes(content)
+        module = load('v0_char_chinese', LYRICS_DIR=str(tmp_path / 'songs'), **({'MAX_SONGS': None} | constants))
+        capsys.readouterr()
+        return module.load_songs(), capsys.readouterr().out
+    return read
 
 
-def test_max_songs(module, monkeypatch):
-    everything = module.load_songs()
-    monkeypatch.setattr(module, 'MAX_SONGS', 50)
-    assert module.load_songs() == everything[:50]
+# ---------- cleaning ----------
+@pytest.mark.parametrize('kind', ['keep', 'drop', 'turn'])
+def test_clean_on_real_lines(kind, load):
+    clean = load('v0_char_chinese').clean
+    rows = [(row[1], {'keep': row[1].strip(), 'drop': '', 'turn': row[-1]}[kind]) for row in LINES if row[0] == kind]
+    assert len(rows) > 10 and {line: clean(line) for line, _ in rows} == dict(rows)
 
 
-def test_no_song_in_both_halves_and_the_same_on_every_run(tmp_path):
-    """The split as v0, v1 and v6 make it, in processes with different hash seeds and locales."""
-    code = '''if True:
-        import hashlib, json, sys
-        name = sys.argv[1]
-        rung = __import__(name)
-        songs = rung.load_songs()
-        n = int(0.9 * len(songs))
-        assert not set(songs[:n]) & set(songs[n:]) and len(set(songs)) == len(songs) == 576
-        print(hashlib.sha256(json.dumps([songs[:n], songs[n:]]).encode()).hexdigest())
-    '''
-    digests = set()
-    for name, seed, locale in (('v0_char_chinese', '1', 'C'), ('v1_bpe_rope', '2', 'C.UTF-8'), ('v6_wandb', '3', 'C')):
-        env = environment(tmp_path, {'PYTHONHASHSEED': seed, 'LC_ALL': locale, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': 'utf-8'})
-        done = subprocess.run([sys.executable, '-B', '-c', code, name], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-        digests.add(done.stdout.splitlines()[-1])
-    # the digest is written down: it must not change with the platform, the Python version or the order of files on disk
-    assert digests == {'47048a459d5b9cbf9353e9dc8f0587197f77bafd1114e5a0ba3ea40629650d71'}
+def test_clean_on_other_lines_of_the_same_kinds(load):
+    clean = load('v0_char_chinese').clean
+    assert [line for line in split(DROP) if clean(line)] == []
+    assert [line for line in split(KEEP) if clean(line) != line] == []
 
 
-def test_split_does_not_depend_on_the_order_on_disk(module, tmp_path, monkeypatch):
+def test_clean_keeps_a_song_and_its_lines(load):
+    clean = load('v0_char_chinese').clean
+    assert clean('作词：某人\n第一行 　\r\n\n　　\n副歌：\n第 二 行\n') == '第一行\n第 二 行'
+    assert clean('[00:01.00]作曲：某人\n[00:12.34][01:20.00]男：雨\n<00:13.00>落') == '雨\n落'
+    for song in SAMPLE:                                             # written without credits: what goes is a mistake
+        assert clean('\n'.join(song['lyric'])) == '\n'.join(line.strip() for line in song['lyric'] if line.strip())
+
+
+# ---------- reading ----------
+def test_what_is_read_and_counted(songs_in):
+    """Sub-folders, a byte order mark, songs in one string, nulls, LRC files, duplicates but for credits, spaces and punctuation."""
+    songs, said = songs_in({
+        'a/lyrics_x.json': [{'lyric': ['甲甲', '乙乙']}, {'lyric': ['作词：丙', '甲甲，', '乙 乙']}, {'lyric': ['作词：丙']}],
+        'a/b/lyrics1.json': b'\xef\xbb\xbf' + json.dumps([{'lyric': '丁丁\n戊戊'}, {'lyric': None}, {}, {'lyric': []}]).encode(),
+        'lyrics2.json': [{'lyric': ['[00:01.00]編曲：己', '[00:02.00]甲甲', '[00:03.00]乙乙']}, {'lyric': '作词：甲 我在等你'}],
+        'notes.json': [{'lyric': ['不读']}], 'sample.json': [{'lyric': ['也不读']}]})
+    assert sorted(re.sub(r'\W', '', song) for song in songs) == ['丁丁戊戊', '甲甲乙乙'] and '丁丁\n戊戊' in songs
+    assert re.search(r'2 首.*空 5.*重复 2\b', said)
+
+
+def test_the_sample_twice_with_other_credits_is_the_sample(songs_in):
+    once, _ = songs_in({'lyrics.json': SAMPLE})
+    twice, said = songs_in({'lyrics.json': [{'lyric': [credit, *song['lyric']]} for credit in ('作词：甲', '編曲：乙') for song in SAMPLE]})
+    assert sorted(once) == sorted(twice) and f'重复 {2 * len(SAMPLE) - len(once)}' in said
+
+
+def test_hidden_files_are_not_data_and_links_are_followed(songs_in, tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    write_songs(tmp_path / 'elsewhere' / 'lyrics9.json', [{'lyric': ['别处']}])
+    (tmp_path / 'songs').mkdir()
+    (tmp_path / 'songs' / 'link').symlink_to(tmp_path / 'elsewhere', target_is_directory=True)
+    hidden = [{'lyric': ['隐藏']}]
+    songs, _ = songs_in({'lyrics1.json': [{'lyric': ['此处']}], '.ipynb_checkpoints/lyrics1-checkpoint.json': hidden,
+                         '.lyrics2.json': hidden, '._lyrics1.json': b'\x00\x05\x16\x07'})
+    assert sorted(songs) == ['别处', '此处']
+
+
+def test_the_order_depends_on_seed_and_songs_alone(songs_in, tmp_path):
     names = [f'lyrics{i}.json' for i in range(9)]
-    for folder, order in (('one', names), ('two', names[::-1])):
-        for name in order:
-            write_songs(tmp_path / folder / name, [{'lyric': [f'{name}的歌{i}']} for i in range(5)])
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path / 'one'))
-    one = module.load_songs()
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path / 'two'))
-    assert module.load_songs() == one
+    files = {name: [{'lyric': [f'{name}的歌{i}']} for i in range(5)] for name in names}
+    one, _ = songs_in(files)
+    for name in names:
+        (tmp_path / 'songs' / name).unlink()
+    assert songs_in({name: files[name] for name in reversed(names)})[0] == one     # another order on the disk
+    assert len(one) == 45 and songs_in(MAX_SONGS=7)[0] == one[:7]
+    other, _ = songs_in(SEED=2)
+    assert other != one and sorted(other) == sorted(one)
 
 
-@pytest.mark.parametrize('name', [name for name in CHINESE if level(name) < 10])     # v10: test_ddp.py
-def test_load_data(name, load):
-    """90 % of the songs train; characters count the separators; the tokens decode to the songs."""
+@pytest.mark.parametrize('name', ['v0_char_chinese', 'v1_bpe_rope'])
+def test_nine_songs_of_ten_train_and_none_is_on_both_sides(name, load):
+    """Characters count a separator as one, whatever number of tokens it is."""
     module = load(name)
     tokenizer, train, test, chars = module.load_data()
     songs = module.load_songs()
-    n = int(0.9 * 576)
+    n = int(0.9 * len(songs))
+    assert not set(songs[:n]) & set(songs[n:]) and len(songs) > 500
     assert chars == sum(len(song) + 1 for song in songs[n:])
-    if name in BPE:
-        assert (train == tokenizer.eos_id()).sum() == n and (test == tokenizer.eos_id()).sum() == 576 - n
-        first = train[:(train == tokenizer.eos_id()).nonzero()[0]].tolist()
-        assert tokenizer.decode(first) == songs[0]
+    if name == 'v0_char_chinese':
+        assert [tokenizer.decode(data.tolist()).split('\n\n') for data in (train, test)] == [songs[:n], songs[n:]]
     else:
-        assert tokenizer.decode(train.tolist()) == '\n\n'.join(songs[:n])
-        assert tokenizer.decode(test.tolist()) == '\n\n'.join(songs[n:])
+        eos = tokenizer.eos_id()
+        for data, part in ((train, songs[:n]), (test, songs[n:])):
+            assert data[-1] == eos and (data == eos).sum() == len(part)
+            assert tokenizer.decode(data[:data.tolist().index(eos)].tolist()) == part[0]
 
 
 # ---------- the tokenizer ----------
+@pytest.fixture
+def learn(load, tmp_path):
+    """learn(songs, vocabulary): v1's tokenizer of them."""
+    def make(songs, vocabulary=400):
+        (tmp_path / 'tokenizer').mkdir(exist_ok=True)
+        return load('v1_bpe_rope', LYRICS_DIR=str(tmp_path / 'tokenizer'), BPE_VOCAB_SIZE=vocabulary).train_tokenizer(songs)
+    return make
+
 
 @pytest.fixture(scope='module')
-def tokenizer(module):
-    return module.train_tokenizer(module.load_songs()[:518])
+def tokenizers(lyrics_dir, tmp_path_factory):
+    """Of the sample, and of the sample without a single space."""
+    import importlib.util
+
+    from conftest import tiny
+    spec = importlib.util.spec_from_file_location('v1', tiny('v1_bpe_rope', tmp_path_factory.mktemp('v1'), lyrics_dir))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.BPE_VOCAB_SIZE = 2000
+    return [module.train_tokenizer(songs) for songs in (['\n'.join(song['lyric']) for song in SAMPLE[:300]],
+                                                        [''.join(''.join(song['lyric']).split()) for song in SAMPLE[:300]])]
 
 
-@pytest.fixture(scope='module')
-def spaceless(module, tmp_path_factory):
-    """A tokenizer that has never seen a space."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(module, 'LYRICS_DIR', str(tmp_path_factory.mktemp('spaceless')))
-    yield module.train_tokenizer([''.join(''.join(song['lyric']).split()) for song in SAMPLE])
-    patch.undo()
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=['Cs'], exclude_characters='▁')))
+def test_round_trip_of_any_text(tokenizers, text):
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for tokenizer in tokenizers)
 
 
-def test_round_trip_of_all_lyrics(module, tokenizer):
-    songs = module.load_songs()
-    assert all(tokenizer.decode(ids) == song for song, ids in zip(songs, tokenizer.encode(songs), strict=True))
+def test_round_trip(tokenizers):
+    for text in ('你 好', ' 你好  世界 ', '   ', '\n', '一\n\n二\n', 'a b\n c ', '　雨　', 'ＡＢＣ“好，”！…—～（①½ﬁ）', '𠮷😀👨‍👩‍👧',
+                 '</s><s><unk><0x41>', '\x00\t\r\n', 'e\u0301 é'):
+        for tokenizer in tokenizers:
+            ids = tokenizer.encode(text)
+            assert tokenizer.decode(ids) == text
+            assert tokenizer.eos_id() not in ids and tokenizer.unk_id() not in ids      # the text cannot forge the separator
 
 
-def test_round_trip_of_spaces_never_seen(spaceless):
-    for text in ('你 好', ' 你好  世界 ', '   ', 'a b\n c ', '一\n\n二\n'):
-        assert spaceless.decode(spaceless.encode(text)) == text
-
-
-def test_full_width_punctuation_is_not_normalised(tokenizer):
-    text = '“好，”他说：ＡＢＣ１２３！…—～（①½ﬁ）'
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_a_line_break_is_one_token_of_its_own(tokenizer):
+def test_lines_and_unseen_characters(tokenizers):
+    tokenizer = tokenizers[0]
     [line_break] = tokenizer.encode('\n')
-    assert tokenizer.encode('天\n地').count(line_break) == 1
+    assert tokenizer.encode('天\n地').count(line_break) == 1         # a token of its own
     assert not any('\n' in tokenizer.id_to_piece(i) for i in range(len(tokenizer)) if i != line_break)
-
-
-def test_unseen_characters_become_bytes(tokenizer):
     pieces = tokenizer.encode('𠮷😀', out_type=str)
     assert len(pieces) == 8 and all(piece.startswith('<0x') for piece in pieces)
-    assert tokenizer.unk_id() not in tokenizer.encode('𠮷😀ñ\x00')
 
 
-def test_text_cannot_forge_the_separator(tokenizer):
-    assert tokenizer.eos_id() not in tokenizer.encode('</s><s><unk><0x41>')
-    assert tokenizer.decode(tokenizer.encode('</s><s><unk><0x41>')) == '</s><s><unk><0x41>'
+def test_the_vocabulary_has_the_size_that_was_asked_for(load, tokenizers):
+    assert len(tokenizers[0]) == 2000 and len(load('v1_bpe_rope').load_data()[0]) == 3000
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(st.characters(exclude_categories=['Cs'], exclude_characters='▁')))
-def test_round_trip_of_random_unicode(tokenizer, spaceless, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert spaceless.decode(spaceless.encode(text)) == text
-
-
-def test_the_one_exception_is_documented(module, tokenizer):
-    assert tokenizer.decode(tokenizer.encode('a▁b')) == 'a b'
-    assert 'U+2581' in module.train_tokenizer.__doc__
-
-
-def test_a_long_line_is_learned_from(module, tmp_path, monkeypatch):
-    """SentencePiece skips lines of more than 4192 bytes unless told otherwise."""
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 300)
-    tokenizer = module.train_tokenizer(['海阔天空' * 5000])
-    assert len(tokenizer.encode('海阔天空')) == 1
-
-
-def test_training_songs_alone_make_the_vocabulary(module, tmp_path, monkeypatch, capsys):
-    write_songs(tmp_path / 'lyrics.json', [{'lyric': [f'第{i}首' + '春风又绿江南岸' * 10]} for i in range(40)])
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 320)
-    monkeypatch.setattr(module, 'BLOCK_SIZE', 8)
-    seen = []
-    monkeypatch.setattr(module, 'train_tokenizer', lambda songs, train=module.train_tokenizer: seen.extend(songs) or train(songs))
-    module.load_data()
-    assert seen == module.load_songs()[:36]
-
-
-def test_alphabet_larger_than_the_vocabulary(module, tmp_path, monkeypatch, capsys):
-    """Coverage gives way first: rare characters become bytes, words still find a place, and a line says so."""
+def test_an_alphabet_larger_than_the_vocabulary(learn):
+    """Rare characters become bytes, words still find a place, and nothing is lost."""
     rng = random.Random(0)
-    common, rare = [chr(0x4e00 + i) for i in range(200)], [chr(0x6000 + i) for i in range(400)]
-    songs = [''.join(rng.choice(common) for _ in range(200)) for _ in range(300)] + [''.join(rare)]
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 600)
-    tokenizer = module.train_tokenizer(songs)
-    said = capsys.readouterr().out
-    assert len(tokenizer) == 600 and '600 种字' in said and '拆成字节' in said and 'BPE_VOCAB_SIZE' not in said
-    assert all(len(tokenizer.encode(char)) == 1 for char in common)
+    common, rare = [chr(0x4e00 + i) for i in range(150)], [chr(0x6000 + i) for i in range(400)]
+    songs = [''.join(rng.choice(common) for _ in range(200)) for _ in range(200)] + [''.join(rare)]
+    tokenizer = learn(songs, 600)
+    assert len(tokenizer) == 600 and all(len(tokenizer.encode(char)) == 1 for char in common)
     assert sum(len(tokenizer.encode(char)) > 1 for char in rare) > 100
     assert tokenizer.decode(tokenizer.encode(songs[-1])) == songs[-1]
+    assert sum(len(tokenizer.id_to_piece(i)) > 1 for i in range(260, 600)) > 100
 
 
-def test_size_gives_way_when_coverage_cannot(module, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 300)
-    tokenizer = module.train_tokenizer([''.join(chr(0x4e00 + (7 * i + j) % 900) for j in range(50)) for i in range(900)])
-    said = capsys.readouterr().out
-    assert 1100 < len(tokenizer) < 1300 and f'BPE_VOCAB_SIZE = 300 对这份语料不合适，实际用 {len(tokenizer)}' in said
+def test_the_tokenizer_is_learned_on_the_training_songs_alone(load, monkeypatch):
+    module, seen = load('v1_bpe_rope'), []
+    monkeypatch.setattr(module, 'train_tokenizer', lambda songs, make=module.train_tokenizer: seen.extend(songs) or make(songs))
+    module.load_data()
+    songs = module.load_songs()
+    assert seen == songs[:int(0.9 * len(songs))]
 
 
-def test_corpus_too_small_gets_the_largest_size_that_works(module, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 8000)
-    tokenizer = module.train_tokenizer(['一二三四五六七八', '一二三四'])
-    said = capsys.readouterr().out
-    assert 264 < len(tokenizer) < 300 and f'实际用 {len(tokenizer)}' in said
+SONGS = ['春风又绿江南岸' * 20, '明月何时照我还' * 20]
 
 
-def test_the_trained_tokenizer_is_kept_under_a_name_that_never_goes_stale(module, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, 'LYRICS_DIR', str(tmp_path))
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 320)
-    songs = ['春风又绿江南岸' * 20, '明月何时照我还' * 20]
-    first = module.train_tokenizer(songs).serialized_model_proto()
-    [kept] = tmp_path.iterdir()
-    assert kept.name.startswith('bpe_320_') and kept.suffix == '.model'
-    before = os.stat(kept).st_mtime_ns
-    assert module.train_tokenizer(songs).serialized_model_proto() == first and os.stat(kept).st_mtime_ns == before
-    module.train_tokenizer(songs[:1])
-    monkeypatch.setattr(module, 'BPE_VOCAB_SIZE', 310)
-    module.train_tokenizer(songs)
-    assert len(list(tmp_path.iterdir())) == 3
+def test_it_is_kept_and_never_stale(learn, tmp_path, monkeypatch):
+    first = learn(SONGS, 320).serialized_model_proto()
+    [kept] = (tmp_path / 'tokenizer').iterdir()
+    assert re.fullmatch(r'bpe_320_\w+\.model', kept.name)
+    learn(SONGS[:1], 320)
+    learn(SONGS, 310)
+    assert len(list((tmp_path / 'tokenizer').iterdir())) == 3       # other songs, another size: another name
+    monkeypatch.setattr('sentencepiece.SentencePieceTrainer.train', None)
+    assert learn(SONGS, 320).serialized_model_proto() == first      # not learned again
 
 
-@pytest.mark.parametrize('name', BPE)
-def test_what_is_written_loses_control_characters_alone(name, load):
-    module = load(name)
-    tokenizer = module.train_tokenizer(songs_of(module)[:500])
+def test_a_damaged_file_is_learned_again(learn, tmp_path):
+    first = learn(SONGS, 320).serialized_model_proto()
+    [kept] = (tmp_path / 'tokenizer').iterdir()
+    for damaged in (b'', b'not a model', first[:1000], first[:len(first) // 2], first[:-1]):
+        kept.write_bytes(damaged)
+        assert learn(SONGS, 320).serialized_model_proto() == first == kept.read_bytes()
 
-    class Model:
-        def generate(self, idx, stop):
-            return torch.tensor([[stop, *tokenizer.encode('雨\u3000落\x07 a\tb\x9f\n👨\u200d👩')]])
-    assert module.write(Model(), tokenizer) == '雨\u3000落 a\tb\n👨\u200d👩'
+
+def test_a_folder_that_cannot_be_written(learn, tmp_path, monkeypatch):
+    """A Kaggle input, a full disk: it is simply not kept. As root, permissions do not bind: so a file in the folder's place."""
+    def refuse(*arguments, **options):
+        raise OSError(30, 'Read-only file system')
+    monkeypatch.setattr('pathlib.Path.write_bytes', refuse)
+    assert len(learn(SONGS, 320)) > 300 and list((tmp_path / 'tokenizer').iterdir()) == []
+    monkeypatch.undo()
+    os.rmdir(tmp_path / 'tokenizer')
+    (tmp_path / 'tokenizer').write_text('')
+    monkeypatch.setattr('pathlib.Path.mkdir', lambda *arguments, **options: None)
+    assert len(learn(SONGS, 320)) > 300
+
+
+# ---------- windows ----------
+def test_batches_depend_on_seed_and_step_alone(load):
+    module, data = load('v0_char_english'), torch.arange(1000)
+    (x, y), (again, _), (other, _) = (module.get_batch(data, step) for step in (5, 5, 6))
+    assert x.shape == y.shape == (4, 32) and torch.equal(x + 1, y)
+    assert torch.equal(x, again) and not torch.equal(x, other)
+    torch.manual_seed(9)
+    assert torch.equal(x, module.get_batch(data, 5)[0])
+    module.SEED += 1                                                # and not on their sum
+    assert not any(torch.equal(x, module.get_batch(data, step)[0]) for step in (4, 5))
+
+
+def test_batches_cover_all_positions(load):
+    module, data = load('v0_char_english', BATCH_SIZE=64), torch.arange(40)
+    x, y = map(torch.cat, zip(*(module.get_batch(data, step) for step in range(10))))
+    assert set(x[:, 0].tolist()) == set(range(8)) and y.max() == 39     # the last window ends with the last token
+
+
+class Watched(torch.nn.Module):
+    """Its loss is the mean position of the targets; it keeps what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, y):
+        assert not self.training and not torch.is_grad_enabled() and torch.equal(x + 1, y)
+        self.seen.append(x)
+        return None, y.double().mean()
+
+
+@pytest.mark.parametrize(('name', 'constants'), [('v0_char_english', {}), ('v7_grad_accum', {'MICRO_BATCH_SIZE': 3})])
+def test_evaluation_windows_reach_from_the_first_token_to_the_last(name, constants, load):
+    """At equal distances, the same each time, whole; averaged by tokens, though the last batch is smaller."""
+    module, data, model = load(name, **constants), torch.arange(7001), Watched()
+    loss = module.estimate_loss(model, data, 5)
+    starts = torch.cat(model.seen)[:, 0]
+    assert len(starts) == 20 and starts[0] == 0 and starts[-1] == 7001 - 33
+    assert set(starts.diff().tolist()) <= {366, 367} and model.training
+    assert loss == pytest.approx((torch.cat(model.seen) + 1).double().mean().item())
+    assert max(map(len, model.seen)) <= constants.get('MICRO_BATCH_SIZE', 4)
+    module.estimate_loss(model, data)
+    assert sum(map(len, model.seen)) == 20 + 2 * 4                  # EVAL_ITERS batches
+
+
+def test_the_whole_split_is_read_to_the_last_target(load):
+    """As main asks for it at the end: no target is left out, whatever the length."""
+    module = load('v0_char_english')
+    for size in (34, 64, 65, 127, 128, 129, 1000, 7001):
+        model = Watched()
+        module.estimate_loss(model, torch.arange(size), -(-size // (module.BATCH_SIZE * module.BLOCK_SIZE)))
+        assert set((torch.cat(model.seen) + 1).flatten().tolist()) == set(range(1, size))

@@ -1,238 +1,212 @@
-"""Every rung end to end, as a process, on the data that ships."""
+"""Training, from the first line that a run prints to the last: every rung as a process, and what its loop promises."""
 import math
 import re
 import sys
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from conftest import BPE, CHECKPOINT, CHINESE, RUNGS, level, log_lines, run_script, tokens, train_here, write_songs
+from conftest import CHECKPOINT, RUNGS, TINY, has, level, log_lines, losses, run_script
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-LEARN = {'N_EMBED': 64, 'BATCH_SIZE': 8, 'BLOCK_SIZE': 64, 'TRAIN_ITERS': 150, 'EVAL_INTERVAL': 50, 'LEARNING_RATE': 5e-3,
-         'DROP_OUT': 0.0, 'EVAL_ITERS': 4, 'MAX_NEW_TOKENS': 60}
+# The rungs whose main is more than a line away from that of the rung below.
+LOOPS = ['v0_char_english', 'v0_char_chinese', 'v2_cosine_lr', 'v4_flash_optim', 'v5_checkpoint', 'v7_grad_accum', 'v10_muon']
+NEVER = 10**6
 
 
-@pytest.mark.parametrize('name', RUNGS)
-def test_learns(name, rung):
-    done = run_script(rung(name, **LEARN))
+def having(name, **constants):
+    """Those of the constants that a rung has."""
+    return {key: value for key, value in constants.items() if has(name, key)}
+
+
+def apart(module, folder):
+    """Other checkpoints than those of the last run in this test."""
+    if hasattr(module, 'CHECKPOINT_DIR'):
+        module.CHECKPOINT_DIR += str(folder)
+    return module
+
+
+@pytest.mark.parametrize(('name', 'amp'), [(name, False) for name in RUNGS] + [('v9_llama', True)])
+def test_a_run_from_end_to_end(name, amp, rung):
+    """As shipped but for its size: exit status 0, nothing on stderr, the log, two songs, and it learns."""
+    done = run_script(rung(name, **having(name, BATCH_SIZE=8, TRAIN_ITERS=60, EVAL_INTERVAL=30, PREVIEW_INTERVAL=60, LEARNING_RATE=1e-2,
+                                          DROP_OUT=0.0, USE_AMP=amp, MAX_NEW_TOKENS=60)))
     assert (done.returncode, done.stderr) == (0, '')
     lines = log_lines(done.stdout)
-    assert [(line['step'], line['iters']) for line in lines] == [(50, 150), (100, 150), (150, 150)]
+    assert [(line['step'], line['iters']) for line in lines] == [(0, 60), (30, 60), (60, 60)]
+    assert [line['speed'] is None for line in lines] == [True, False, False]
+    assert [line['mfu'] is None for line in lines] == ([True, False, False] if level(name) >= 8 else [True] * 3)
 
-    initial, vocabulary, uniform = re.search(r'第 0 步的损失 (\S+)，瞎猜是 ln (\d+) = (\S+)', done.stdout).groups()
-    assert float(uniform) == pytest.approx(math.log(int(vocabulary)), abs=1e-4)
-    assert abs(float(initial) - float(uniform)) < 0.3
-    assert lines[-1]['test'] < float(uniform) - 1.0                 # well below guessing
-    assert lines[-1]['train'] < lines[0]['train'] < float(uniform)
-    assert '设备 cpu' in done.stdout and '参数' in done.stdout and ('歌曲 576' in done.stdout) == (name in CHINESE)
+    guess = float(re.search(r'瞎猜的损失 (\S+)', done.stdout)[1])
+    vocabulary = int(re.search(r'词表 ([\d,]+)', done.stdout)[1].replace(',', ''))
+    assert guess == pytest.approx(math.log(vocabulary), abs=1e-4) and abs(lines[0]['test'] - guess) < 0.3
+    assert lines[-1]['test'] < min(lines[0]['test'] - 0.7, lines[1]['test'])
+    assert '设备 cpu' in done.stdout and re.search(r'参数 \d+\.\d+ M', done.stdout) and '过拟合' not in done.stdout
 
-    texts = re.findall(r'--- (.*?) ---\n(.*?)\n---\n', done.stdout, re.S)
-    assert [title for title, _ in texts] == ['训练前写的', '第 150 步写的' if name in CHECKPOINT else '训练后写的']
-    assert all(text.strip() for _, text in texts) and texts[0][1] != texts[1][1]
-    assert '\n' in texts[1][1].strip()                              # it has learned that lines end
-
-
-def folder(name: str, path) -> dict:
-    """The constants that keep a run in this process out of the folder that pytest runs in."""
-    return {'CHECKPOINT_DIR': str(path / 'checkpoints')} if name in CHECKPOINT else {}
+    songs = re.findall(r'--- 第 (\d+) 步写的 ---\n(.*?)\n---\n', done.stdout, re.S)
+    assert [step for step, _ in songs] == ['0', '60'] and songs[0][1] != songs[1][1]
+    assert done.stdout.index('step     0/') < done.stdout.index('--- 第 0 步') < done.stdout.index('step    30/')
 
 
-@pytest.mark.parametrize('name', RUNGS)
-def test_the_last_line_is_one_pass_over_the_whole_test_split(name, load, tmp_path, monkeypatch, capsys):
-    """bits/char = test loss / ln 2 * test tokens / test characters, written out once more."""
-    module = load(name, TRAIN_ITERS=3, EVAL_INTERVAL=100, **folder(name, tmp_path))
-    if level(name) >= 7:
-        monkeypatch.setattr(module, 'matrix_rate', lambda: 1e9)
-    model, (_, _, data, chars) = train_here(module, name, monkeypatch).eval(), module.load_data()
-    data = data if level(name) < 10 else torch.from_numpy(data.astype(np.int64))
-    output = capsys.readouterr().out
-    [line] = log_lines(output)
-    total = 0.0
-    with torch.no_grad():
-        for i in range(0, len(data) - 1, 32):
-            window = data[i:i + 33]
-            total += model(window[None, :-1], window[None, 1:])[1].item() * (len(window) - 1)
-    loss = total / (len(data) - 1)
-    assert line['step'] == 3 and line['test'] == pytest.approx(loss, abs=2e-4)
-    assert line['bits'] == pytest.approx(loss / math.log(2) * len(data) / chars, abs=2e-3)
-    if level(name) >= 7:                                            # of a device that does 1e9 operations a second
-        share = float(re.search(r'MFU ([\d.]+)%', output)[1])
-        assert share == pytest.approx(line['speed'] * module.flops_per_token(model) / 1e9 * 100, rel=0.01, abs=0.1)
+@pytest.mark.parametrize('name', LOOPS)
+def test_a_run_of_one_step(name, load, train):
+    """Evaluations, saves and previews beyond its end, and a warm-up longer than it."""
+    module = load(name, **having(name, TRAIN_ITERS=1, EVAL_INTERVAL=1000, SAVE_INTERVAL=1000, PREVIEW_INTERVAL=1000, WARMUP_ITERS=50))
+    _, output = train(module)
+    assert [line['step'] for line in log_lines(output)] == [0, 1] and output.count('步写的') == 2
 
 
-@pytest.mark.parametrize('name', RUNGS)
-def test_the_optimizers_step_at_the_rate_of_the_schedule(name, load, tmp_path, monkeypatch):
-    rates = []
-    module = load(name, TRAIN_ITERS=6, EVAL_INTERVAL=100, **folder(name, tmp_path))
-    hook = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: rates.append((type(optimizer).__name__, *{group['lr'] for group in optimizer.param_groups})))
-    try:
-        train_here(module, name, monkeypatch)
-    finally:
-        hook.remove()
-    peaks = {'AdamW': module.LEARNING_RATE, **({'Muon': module.MUON_LR} if level(name) >= 9 else {})}
-    expected = []
-    for it in range(6):
-        share = module.get_lr(it) / module.LEARNING_RATE if level(name) >= 2 else 1
-        expected += [(kind, pytest.approx(peaks[kind] * share)) for kind in sorted(peaks, reverse=True)]     # Muon, AdamW
-    assert rates == expected
+@pytest.mark.parametrize('name', LOOPS)
+def test_the_last_line_is_one_pass_over_the_whole_test_split(name, load, train):
+    """bits/char = test loss / ln 2 * test tokens / test characters, computed once more."""
+    module = load(name, TRAIN_ITERS=3, EVAL_INTERVAL=100)
+    model, output = train(module)
+    _, _, data, chars = (*module.load_data(), None)[:4]
+    chars = chars or len(data)                                      # in v0_char_english a token is a character
+    line = log_lines(output)[-1]
+
+    def loss(starts):
+        windows = torch.stack([data[i:i + 33] for i in starts])
+        with torch.no_grad():
+            return sum(model(x, y)[1].item() * len(x) for x, y in zip(windows[:, :-1].split(64), windows[:, 1:].split(64))) / len(windows)
+    model.eval()
+    n = math.ceil(len(data) / 4 / 32) * 4
+    whole = loss([i * (len(data) - 33) // (n - 1) for i in range(n)])
+    assert line['test'] == pytest.approx(whole, abs=2e-4)
+    assert line['bits'] == pytest.approx(whole / math.log(2) * len(data) / chars, abs=2e-3)
+    assert whole == pytest.approx(loss(range(0, len(data) - 33, 32)), abs=0.02)     # windows side by side, without an overlap
 
 
-@pytest.mark.parametrize('name', ['v0_char_english', 'v2_cosine_lr', 'v6_wandb'])
-def test_runs_are_repeatable_and_evaluation_leaves_training_untouched(name, rung, tmp_path):
-    outputs = []
-    for folder, interval in (('a', 10), ('b', 10), ('c', 4)):
-        (tmp_path / folder).mkdir()
-        done = run_script(rung(name, tmp_path / folder, EVAL_INTERVAL=interval))
-        assert done.returncode == 0, done.stderr
-        outputs.append(log_lines(done.stdout))
-    assert [{**line, 'speed': 0} for line in outputs[0]] == [{**line, 'speed': 0} for line in outputs[1]]
-    assert [line['step'] for line in outputs[2]] == [4, 8, 12, 16, 20]
-    assert outputs[0][-1]['test'] == outputs[2][-1]['test']         # evaluated more often: the same weights
-
-
-@pytest.mark.parametrize('name', ['v0_char_english', 'v4_flash_optim', 'v6_wandb'])
-def test_a_run_of_one_step(name, rung):
-    done = run_script(rung(name, TRAIN_ITERS=1, EVAL_INTERVAL=1000))
-    assert done.returncode == 0, done.stderr
-    assert [line['step'] for line in log_lines(done.stdout)] == [1]
-
-
-@pytest.mark.parametrize('name', ['v0_char_chinese', 'v6_wandb'])
-def test_full_data_set_is_used_where_there_is_one(name, rung, tmp_path):
-    path = rung(name, LYRICS_DIR='ChineseLyrics', BPE_VOCAB_SIZE=400) if name in BPE else rung(name, LYRICS_DIR='ChineseLyrics')
-    songs = [{'name': str(i), 'singer': '某', 'lyric': [f'第{i}首歌', '春风又绿江南岸', '明月何时照我还'] * 3} for i in range(60)]
-    write_songs(tmp_path / 'ChineseLyrics' / 'data' / 'lyrics1.json', songs[:30])
-    write_songs(tmp_path / 'ChineseLyrics' / 'data' / 'lyrics2.json', songs[30:])
-    done = run_script(path)
-    assert done.returncode == 0, done.stderr
-    assert '歌曲 60 ' in done.stdout and 'sample.json' not in done.stdout
-
-
-@pytest.mark.parametrize('name', RUNGS)
-def test_warns_of_overfitting_only_where_it_threatens(name, load, monkeypatch, capsys):
-    """Beyond some twenty passes over the training data, and before the model is made."""
-    for iters, warned in ((10, False), (10 ** 6, True)):
-        module = load(name, TRAIN_ITERS=iters)
-        monkeypatch.setattr(module, 'GPT', lambda vocab_size: sys.exit('far enough'))
-        if name in CHECKPOINT:
-            monkeypatch.setattr(module, 'CHECKPOINT_DIR', 'unused')
-            monkeypatch.setattr(module.Path, 'mkdir', lambda *arguments, **options: None)
-        with pytest.raises(SystemExit, match='far enough'):
-            module.main()
-        assert ('过拟合' in capsys.readouterr().out) == warned
-
-
-@pytest.mark.parametrize('name', ['v4_flash_optim', 'v6_wandb'])
-def test_gradients_are_clipped(name, rung, tmp_path):
-    """Clipped far below AdamW's epsilon, the gradient moves nothing; clipped at 1, it does."""
-    falls = []
-    for clip in (1.0, 1e-14):
-        (tmp_path / str(clip)).mkdir()
-        done = run_script(rung(name, tmp_path / str(clip), GRAD_CLIP=clip, TRAIN_ITERS=30, LEARNING_RATE=5e-3, WEIGHT_DECAY=0.0))
-        uniform = float(re.search(r'瞎猜是 ln \d+ = (\S+)', done.stdout)[1])
-        falls.append(uniform - log_lines(done.stdout)[-1]['train'])
-    assert falls[0] > 0.5 and abs(falls[1]) < 0.1
-
-
-@pytest.mark.parametrize('name', ['v4_flash_optim', 'v6_wandb'])
-def test_workers_change_nothing(name, rung, tmp_path):
+@pytest.mark.parametrize('name', LOOPS)
+def test_the_same_again_however_often_it_is_evaluated(name, load, train):
+    """Dropout included: evaluations, songs and the loader draw from no random state that training uses."""
     results = []
-    for workers in (0, 2):
-        (tmp_path / str(workers)).mkdir()
-        done = run_script(rung(name, tmp_path / str(workers), NUM_WORKERS=workers))
-        assert (done.returncode, done.stderr) == (0, '')
-        results.append([(line['train'], line['test']) for line in log_lines(done.stdout)])
+    for i, often in enumerate((10, 10, 4)):
+        module = apart(load(name, **having(name, EVAL_INTERVAL=often, PREVIEW_INTERVAL=often, SAVE_INTERVAL=often)), i)
+        model, output = train(module)
+        results.append((losses(output), torch.cat([p.flatten() for p in model.parameters()])))
+    assert results[0][0] == results[1][0] and torch.equal(results[0][1], results[1][1])
+    assert [step for step, _, _ in results[2][0]] == [0, 4, 8, 12, 16, 20]
+    assert results[0][0][-1] == results[2][0][-1] and torch.equal(results[0][1], results[2][1])
+
+
+@pytest.mark.parametrize('name', ['v4_flash_optim', 'v7_grad_accum'])
+def test_workers_change_nothing(name, load, train):
+    results = [losses(train(apart(load(name, NUM_WORKERS=workers), workers))[1]) for workers in (0, 2)]
     assert results[0] == results[1]
 
 
-def test_two_optimizers_skip_an_overflow_together(rung, tmp_path):
-    """A NaN in the word vectors' gradient spoils the norm: without a common skip the clipping would hand it to Muon."""
-    path = rung('v9_muon', USE_AMP=True, AMP_DTYPE='float16', TRAIN_ITERS=4, EVAL_INTERVAL=4)
-    source = path.read_text(encoding='utf-8').replace('n = 8192 if GPU else 2048', 'n = 64')     # a CPU takes minutes for it in float16
-    line = '        for optimizer in optimizers:\n            scaler.unscale_(optimizer)'
-    assert source.count(line) == 1
-    spoiled = '        if it == 1: model.token_embedding.weight.grad[0, 0] = math.nan\n'
-    path.write_text(source.replace(line, spoiled + line), encoding='utf-8')
-    done = run_script(path)
-    assert done.returncode == 0, done.stderr
-    checkpoint = torch.load(tmp_path / 'checkpoints/v9_muon/latest.pt', weights_only=True)
-    assert checkpoint['step'] == 4 and all(p.isfinite().all() for p in checkpoint['model'].values())
+@pytest.mark.parametrize('name', LOOPS)
+def test_the_speed_counts_training_alone(name, load, train, monkeypatch):
+    """By a clock that goes on by a second with every step, and by 1000 with everything else that the model does."""
+    module, clock = load(name, **having(name, TRAIN_ITERS=20, PREVIEW_INTERVAL=10)), [0.0]
+    forward = module.GPT.forward
+
+    def timed(model, *arguments):
+        clock[0] += 1 if torch.is_grad_enabled() else 1000
+        return forward(model, *arguments)
+    monkeypatch.setattr(module.GPT, 'forward', timed)
+    def now():
+        clock[0] += 1e-9
+        return clock[0]
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=now, strftime=module.time.strftime))
+    if level(name) >= 8:
+        monkeypatch.setattr(module, 'matrix_rate', lambda: 1e9)
+    _, output = train(module)
+    assert [line['speed'] for line in log_lines(output)] == [None, 128, 128]     # 4 windows of 32 tokens
+    assert re.findall(r'剩余 (\S+)', output) == ['--:--', '00:10', '00:00']
 
 
-@pytest.mark.parametrize('name', RUNGS[5:])                         # v3 on
-def test_mixed_precision_covers_every_forward_pass(name, load, tmp_path, monkeypatch):
-    """Training, evaluation, the last pass and the songs: the logits are 16-bit, the weights stay float32."""
-    passes = set()
-    module = load(name, USE_AMP=True, AMP_DTYPE='bfloat16', TRAIN_ITERS=3, EVAL_INTERVAL=100, **folder(name, tmp_path))
-    make = module.GPT
+@pytest.mark.parametrize('name', LOOPS)
+def test_no_step_waits_for_the_gpu(name, load, train, monkeypatch):
+    """Twice as many steps read no more values from tensors, as .item() and its like do."""
+    counts = []
+    monkeypatch.setattr(sys.modules['torch.optim.adam'], '_get_value', lambda x: x.numpy().item())     # AdamW's counter: on the CPU
 
-    def watched(vocab_size):
-        model = make(vocab_size)
-        model.lm_head.register_forward_hook(lambda _, inputs, out: passes.add((out.dtype, torch.is_grad_enabled(), len(out))) or None)
-        return model
-    monkeypatch.setattr(module, 'GPT', watched)
-    model = train_here(module, name, monkeypatch)
-    assert {dtype for dtype, _, _ in passes} == {torch.bfloat16}
-    assert {(True, 4), (False, 4), (False, 1)} <= {(training, windows) for _, training, windows in passes}
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_float16_with_a_scaler_learns(rung):
-    done = run_script(rung('v4_flash_optim', USE_AMP=True, AMP_DTYPE='float16', TRAIN_ITERS=60, LEARNING_RATE=5e-3))
-    assert done.returncode == 0, done.stderr
-    assert log_lines(done.stdout)[-1]['test'] < 7.7
+    def counting(read):
+        def counted(*arguments):
+            counts[-1] += 1
+            return read(*arguments)
+        return counted
+    for method in ('item', 'tolist', 'cpu', '__bool__', '__float__', '__int__', '__index__'):
+        monkeypatch.setattr(torch.Tensor, method, counting(getattr(torch.Tensor, method)))
+    for steps in (6, 12):
+        counts.append(0)
+        train(apart(load(name, **having(name, TRAIN_ITERS=steps, EVAL_INTERVAL=NEVER, SAVE_INTERVAL=NEVER, PREVIEW_INTERVAL=NEVER,
+                                        LOG_INTERVAL=NEVER)), steps))
+    assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v5_checkpoint', 'v7_grad_accum', 'v9_muon', 'v10_ddp'])
-def test_compiled_training_is_the_same(name, load, tmp_path, monkeypatch, capsys):
-    """TorchDynamo traces the model and its backward pass; the backend that runs the graph as it is needs no C compiler."""
-    compiler, lines, saved = torch.compile, [], {}
-    monkeypatch.setattr(torch, 'compile', lambda model: compiler(model, backend='aot_eager'))
-    for compiled in (False, True):
-        torch._dynamo.reset()
-        module = load(name, USE_COMPILE=compiled, DROP_OUT=0.0, TRAIN_ITERS=6, EVAL_INTERVAL=3, **folder(name, tmp_path))
-        with monkeypatch.context() as patch:
-            train_here(module, name, patch, saved)
-            output = capsys.readouterr().out
-            assert ('编译用了' in output) == compiled and '不编译' not in output
-            lines.append(log_lines(output))
-    assert not any('_orig_mod' in key for checkpoint in saved.values() for key in checkpoint['model'])
-    for plain, traced in zip(*lines, strict=True):
-        assert traced['train'] == pytest.approx(plain['train'], abs=2e-4) and traced['test'] == pytest.approx(plain['test'], abs=2e-4)
+@pytest.fixture
+def steps(load, train):
+    """steps(name, **constants): for each update of a run, what look(optimizer) says of the optimizer just before it."""
+    def run(name, look, **constants):
+        seen = []
+        hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append((len(optimizer.param_groups), look(optimizer))))
+        try:
+            module = load(name, **constants)
+            train(module)
+        finally:
+            hook.remove()
+        groups = max(n for n, _ in seen)                            # Muon calls AdamW's step with its own groups alone
+        return module, [found for n, found in seen if n == groups]
+    return run
 
 
-@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v6_wandb'])
-def test_goes_on_uncompiled_where_torch_compile_cannot_work(name, rung, tmp_path):
-    env = {'CXX': 'no-such-compiler', 'PATH': '', 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path / 'cache')}
-    done = run_script(rung(name, USE_COMPILE=True), env=env)
-    assert done.returncode == 0, done.stderr
-    assert '不编译，继续训练' in done.stdout and len(log_lines(done.stdout)) == 2
+@pytest.mark.parametrize('name', LOOPS)
+def test_the_optimizer_steps_at_the_rate_of_the_schedule(name, steps):
+    module, rates = steps(name, lambda optimizer: [group['lr'] for group in optimizer.param_groups], TRAIN_ITERS=8, EVAL_INTERVAL=NEVER)
+    peaks = [module.MUON_LR, module.LEARNING_RATE] if level(name) >= 10 else [module.LEARNING_RATE]
+    peaks = peaks if level(name) != 4 and len(rates[0]) == len(peaks) else peaks * len(rates[0])
+    shares = [module.get_lr(step) if level(name) >= 2 else 1.0 for step in range(8)]
+    assert rates == [[pytest.approx(peak * share) for peak in peaks] for share in shares]
 
 
-@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v7_grad_accum', 'v10_ddp'])
-def test_out_of_memory_while_compiling_is_not_taken_for_the_compiler(name, load, monkeypatch, capsys):
-    """Up to v6 it ends the run; from v7 on a smaller micro-batch is tried while training."""
-    def compiled(x, y):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-    monkeypatch.setattr(torch, 'compile', lambda model: compiled)
-    module = load(name, USE_COMPILE=True)
-    arguments = (torch.nn.Linear(1, 1), tokens(name, 500)) + ((2,) if level(name) >= 7 else ())
-    if level(name) < 7:
-        with pytest.raises(RuntimeError, match='allocate'):
-            module.compile_model(*arguments)
-    else:
-        assert module.compile_model(*arguments) is compiled
-        assert '编译时显存或内存不够' in capsys.readouterr().out
+def test_schedule(load):
+    """A factor from 0 to 1: up in a straight line, down along a cosine to MIN_LR / LEARNING_RATE."""
+    module = load('v2_cosine_lr', LEARNING_RATE=1e-3, MIN_LR=1e-4, WARMUP_ITERS=10, TRAIN_ITERS=110)
+    rates = [module.get_lr(step) for step in range(110)]
+    assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)]) and rates[10] == 1.0 == max(rates)
+    assert all(a > b for a, b in zip(rates[10:-1], rates[11:]))
+    assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, rel=0.01)      # half way: the mean of both ends
 
 
-@pytest.mark.parametrize('name', ['v3_gpt2_amp', 'v10_ddp'])
-def test_goes_on_uncompiled_where_torch_compile_raises_at_once(name, load, tmp_path, monkeypatch, capsys):
-    """As it does on a Python that it does not know yet."""
-    def unsupported(model):
-        raise RuntimeError('Python 3.99 is not yet supported for torch.compile')
-    monkeypatch.setattr(torch, 'compile', unsupported)
-    train_here(load(name, USE_COMPILE=True, **folder(name, tmp_path)), name, monkeypatch, {})
-    output = capsys.readouterr().out
-    assert '不编译，继续训练' in output and len(log_lines(output)) == 2
+@pytest.mark.parametrize(('warmup', 'iters'), [(100, 10), (0, 1), (1, 1), (10, 10)])
+def test_schedule_at_the_edges(warmup, iters, load):
+    module = load('v2_cosine_lr', LEARNING_RATE=1e-3, MIN_LR=1e-4, WARMUP_ITERS=warmup, TRAIN_ITERS=iters)
+    assert all(0 < module.get_lr(step) <= 1 for step in range(iters))
+
+
+@pytest.mark.parametrize('name', ['v4_flash_optim', 'v10_muon'])
+def test_gradients_are_clipped(name, steps):
+    def norm(optimizer):
+        return torch.stack([p.grad.norm() for group in optimizer.param_groups for p in group['params']]).norm().item()
+    _, free = steps(name, norm, GRAD_CLIP=1e9, TRAIN_ITERS=3)
+    limit = min(free) / 2
+    _, clipped = steps(name, norm, GRAD_CLIP=limit, **having(name, TRAIN_ITERS=3, RESUME=False))
+    assert clipped == pytest.approx([limit] * 3, rel=1e-3)
+
+
+def test_weights_decay_where_they_are_matrices(load):
+    module = load('v4_flash_optim')
+    model = module.GPT(99)
+    names = {p: key for key, p in model.named_parameters()}
+    decayed, rest = module.make_optimizer(model).param_groups
+    assert (decayed['weight_decay'], rest['weight_decay']) == (module.WEIGHT_DECAY, 0.0) and module.WEIGHT_DECAY > 0
+    assert decayed['betas'] == rest['betas'] == module.BETAS and decayed['fused']
+    kept = {names[p] for p in rest['params']}
+    assert kept == {key for key in names.values() if 'ln' in key or key.endswith('bias')}
+    assert kept | {names[p] for p in decayed['params']} == set(names.values())
+
+
+@pytest.mark.parametrize('name', ['v0_char_english', 'v0_char_chinese', CHECKPOINT[0]])
+@pytest.mark.parametrize(('passes', 'warned'), [(15, False), (30, True)])
+def test_it_says_that_it_will_overfit(name, passes, warned, load, monkeypatch, capsys):
+    """Beyond some twenty passes over the training data, before the model is made."""
+    module = load(name)
+    n = len(module.load_data()[1]) // (TINY['BATCH_SIZE'] * TINY['BLOCK_SIZE'])
+    monkeypatch.setattr(module, 'TRAIN_ITERS', n * passes)
+    monkeypatch.setattr(module, 'GPT', lambda vocab_size: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        module.main()
+    assert ('过拟合' in capsys.readouterr().out) == warned

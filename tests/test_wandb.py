@@ -1,178 +1,138 @@
 """v6 and wandb: what an offline run holds, read back with wandb's own tool; and that wandb never asks nor stops a run."""
-import functools
 import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, TINY, WANDB, edit, environment, log_lines, run_script
+import torch
+from conftest import environment, inject, log_lines, run_script
 
-RUN = {'TRAIN_ITERS': 40, 'EVAL_INTERVAL': 10, 'PREVIEW_INTERVAL': 20}
+RUN = {'TRAIN_ITERS': 40, 'EVAL_INTERVAL': 10, 'PREVIEW_INTERVAL': 20, 'LOG_INTERVAL': 5, 'WARMUP_ITERS': 4}
 
 
-@functools.cache
 def inspect(folder):
-    """The records of one finished run's folder, as `wandb leet inspect` prints them."""
+    """The records of one run's folder, as `wandb leet inspect` prints them."""
     done = subprocess.run([sys.executable, '-m', 'wandb', 'leet', 'inspect', '--json', str(folder)], text=True, encoding='utf-8',
                           capture_output=True, env=environment(folder), cwd=folder, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def history(folder):
-    """The logged rows, as dicts, without wandb's own entries."""
-    rows = [record['history']['item'] for record in inspect(folder) if record['type'] == 'history']
+def history(records):
+    """The logged rows, without wandb's own entries."""
+    rows = [record['history']['item'] for record in records if record['type'] == 'history']
     return [{key: value for key, value in row.items() if not key.startswith('_')} for row in rows]
 
 
-pytestmark = pytest.mark.usefixtures('records')
+def test_what_a_run_records(rung, load, records, tmp_path):
+    """A run without an account, stopped after 23 steps and continued: one run for wandb, in two folders."""
+    path = inject(rung('v6_wandb', **RUN), 'x, y = next(batches)', 'if step == 22: signal.raise_signal(signal.SIGTERM)')
+    done = [run_script(path), run_script(path)]
+    assert [(d.returncode, d.stderr) for d in done] == [(-signal.SIGTERM, ''), (0, '')]
+    output, latest = done[0].stdout + done[1].stdout, torch.load(tmp_path / 'checkpoints/latest.pt')
+    folders = sorted(tmp_path.glob('wandb/offline-run-*'), key=lambda path: path.stat().st_ctime_ns)
+    recorded = [inspect(folder) for folder in folders]
+    rows = [row for records in recorded for row in history(records)]
+    assert [folder.name.rsplit('-', 1)[1] for folder in folders] == [latest['wandb_id']] * 2
 
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, lyrics_dir):
-    """A v6 run without an account: its output and its run folder."""
-    path = edit('v6_wandb', tmp_path_factory.mktemp('finished'), **(TINY | RUN | {'LYRICS_DIR': str(lyrics_dir)}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(WANDB, 'WANDB_MODE')
-        done = run_script(path)
-    assert (done.returncode, done.stderr) == (0, '')
-    [folder] = path.parent.glob('wandb/offline-run-*')
-    return done.stdout, folder
-
-
-def test_every_metric_is_recorded(finished):
-    output, folder = finished
-    rows = history(folder)
-    assert {key.split('.')[0] for row in rows for key in row} == {'step', 'train/loss', 'lr', 'grad_norm', 'test/loss',
-                                                                  'test/bits_per_char', 'tok_per_s', 'samples'}
+    # every LOG_INTERVAL steps, once: the loss, the gradient's norm, and the rate, which is the schedule's
     training = [row for row in rows if 'train/loss' in row]
-    assert [row['step'] for row in training] == [10, 20, 30, 40]
-    assert all(set(row) == {'step', 'train/loss', 'lr', 'grad_norm'} and row['grad_norm'] > 0 for row in training)
-    evaluations = [row for row in rows if 'test/loss' in row]
-    printed = log_lines(output)
-    assert [row['step'] for row in evaluations] == [line['step'] for line in printed] == [10, 20, 30, 40]
-    for row, line in zip(evaluations, printed, strict=True):
-        assert row['test/loss'] == pytest.approx(line['test'], abs=1e-4) and row['tok_per_s'] == pytest.approx(line['speed'], abs=1)
+    assert [row['step'] for row in training] == list(range(0, 40, 5))
+    assert all(set(row) == {'step', 'train/loss', 'lr', 'grad_norm'} and row['grad_norm'] > 0 and row['train/loss'] > 0 for row in training)
+    module = load('v6_wandb', **RUN)
+    assert [row['lr'] for row in training] == pytest.approx([module.LEARNING_RATE * module.get_lr(row['step']) for row in training])
+
+    # with every evaluation, what is printed
+    evaluations, printed = [row for row in rows if 'test/loss' in row], log_lines(output)
+    assert [row['step'] for row in evaluations] == [line['step'] for line in printed] == [0, 10, 20, 30, 40]
+    for row, line in zip(evaluations, printed):
+        assert row['test/loss'] == pytest.approx(line['test'], abs=1e-4) and row['tok_per_s'] == pytest.approx(line['speed'] or 0, abs=1)
         assert row['test/bits_per_char'] == pytest.approx(line['bits'], abs=1e-3)
 
+    # with every preview, the song
+    tables = [json.loads((folder / 'files' / row['samples.path']).read_text(encoding='utf-8'))
+              for folder, records in zip(folders, recorded) for row in history(records) if 'samples.path' in row]
+    assert [(table['columns'], table['data'][0][0]) for table in tables] == [(['step', 'text'], step) for step in (0, 20, 40)]
+    assert all('--- 第 {} 步写的 ---\n{}\n---'.format(*table['data'][0]) in output for table in tables)
 
-def test_learning_rate_is_the_schedule(finished, load):
-    module = load('v6_wandb', **RUN)
-    for row in history(finished[1]):
-        if 'lr' in row:
-            assert row['lr'] == pytest.approx(module.get_lr(row['step'] - 1))
-
-
-def test_samples_are_recorded(finished):
-    output, folder = finished
-    paths = [row['samples.path'] for row in history(folder) if 'samples.path' in row]
-    tables = [json.loads((folder / 'files' / path).read_text(encoding='utf-8')) for path in paths]
-    assert [table['columns'] for table in tables] == [['step', 'text']] * 2
-    assert [table['data'][0][0] for table in tables] == [20, 40]
-    for table in tables:
-        step, text = table['data'][0]
-        assert f'--- 第 {step} 步写的 ---\n{text}\n---' in output
-
-
-def test_all_constants_are_recorded_and_step_is_the_axis(finished):
-    records = inspect(finished[1])
-    [config] = [record['run']['config']['update'] for record in records if record['type'] == 'run' and 'config' in record['run']]
-    source = (ROOT / 'v6_wandb.py').read_text(encoding='utf-8')
-    assert set(re.findall(r'^([A-Z][A-Z_]+) = ', source, re.M)) <= set(config)
-    assert config['TRAIN_ITERS'] == 40 and config['LYRICS_DIR'].endswith('ChineseLyrics')
-    metrics = [record['metric'] for record in records if record['type'] == 'metric']
-    assert any(metric.get('glob_name') == '*' and metric['step_metric'] == 'step' for metric in metrics)
-
-
-def test_says_how_to_look_and_how_to_upload(finished):
-    output, folder = finished
-    [line] = [line for line in output.splitlines() if line.startswith('wandb 离线')]
-    assert f'wandb/{folder.name}' in line and 'wandb leet' in line and f'wandb sync wandb/{folder.name}' in line
-
-
-def test_a_resumed_run_continues_the_same_run_id(rung, tmp_path):
-    for iters in (20, 40):
-        assert run_script(rung('v6_wandb', **(RUN | {'TRAIN_ITERS': iters}))).returncode == 0
-    folders = sorted(tmp_path.glob('wandb/offline-run-*'), key=lambda folder: folder.stat().st_mtime_ns)
-    assert len({folder.name.rsplit('-', 1)[1] for folder in folders}) == 1
-    steps = [row['step'] for folder in folders for row in history(folder) if 'train/loss' in row]
-    assert steps == [10, 20, 30, 40]
-
-
-def test_a_resumed_run_that_v5_began_starts_a_run(rung, tmp_path):
-    assert run_script(rung('v5_checkpoint', TRAIN_ITERS=10)).returncode == 0
-    done = run_script(rung('v6_wandb', TRAIN_ITERS=20))
-    assert done.returncode == 0 and len(list(tmp_path.glob('wandb/offline-run-*'))) == 1
-
-
-def test_goes_offline_without_a_network(rung, tmp_path):
-    """An account, and a server that nobody listens at."""
-    env = {'WANDB_API_KEY': '0' * 40, 'WANDB_BASE_URL': 'http://127.0.0.1:9'}
-    done = run_script(rung('v6_wandb'), env=env)
-    assert done.returncode == 0, done.stderr
-    assert '改为离线' in done.stdout and 'wandb 离线记录在' in done.stdout
-    [folder] = tmp_path.glob('wandb/offline-run-*')
-    assert len([row for row in history(folder) if 'test/loss' in row]) == 2
+    # all constants; the axis is the step; how to look and how to upload
+    for records, folder in zip(recorded, folders):
+        [config] = [record['run']['config']['update'] for record in records if record['type'] == 'run' and 'config' in record['run']]
+        assert set(latest['config']) <= set(config) and config['TRAIN_ITERS'] == 40 and config['SCRIPT'] == 'v6_wandb.py'
+        metrics = [record['metric'] for record in records if record['type'] == 'metric']
+        assert any(metric.get('glob_name') == '*' and metric['step_metric'] == 'step' for metric in metrics)
+        assert re.search(rf'离线.*wandb leet.*wandb sync \S*{folder.name}', output)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs a pseudo-terminal')
-def test_never_asks_at_a_terminal(rung, tmp_path):
+def test_it_never_asks_at_a_terminal(rung, records, tmp_path):
     """Without an account, on a terminal that could be asked: no question, no waiting."""
     import pty
-    path = rung('v6_wandb')
+    path = rung('v6_wandb', TRAIN_ITERS=1)
     parent, child = pty.openpty()
-    process = subprocess.Popen([sys.executable, path.name], cwd=tmp_path, env=environment(tmp_path),
-                               stdin=child, stdout=child, stderr=child)
+    terminal = {'stdin': child, 'stdout': child, 'stderr': child}
+    process = subprocess.Popen([sys.executable, path.name], cwd=tmp_path, env=environment(tmp_path), **terminal)
     os.close(child)
     output = b''
-    while True:
-        if not select.select([parent], [], [], 120)[0]:             # it waits for an answer
-            process.kill()
-            pytest.fail(output.decode('utf-8', 'replace'))
+    while select.select([parent], [], [], 120)[0]:                  # otherwise it waits for an answer
         try:
-            piece = os.read(parent, 65536)
-        except OSError:                                             # Linux: the other end is closed
+            output += os.read(parent, 65536)
+        except OSError:                                             # the other end is closed
             break
-        if not piece:
-            break
-        output += piece
-    assert process.wait(timeout=60) == 0
-    text = output.decode('utf-8')
-    assert '离线' in text and 'Enter your choice' not in text and len(log_lines(text.replace('\r', ''))) == 2
+    else:
+        process.kill()
+    text = output.decode('utf-8', 'replace').replace('\r', '')
+    assert process.wait(timeout=60) == 0, text
+    assert '离线' in text and 'Enter your choice' not in text and len(log_lines(text)) == 2
 
 
-@pytest.mark.parametrize('mode', ['offline', 'disabled'])
-def test_the_users_mode_is_respected(mode, rung, tmp_path):
-    done = run_script(rung('v6_wandb'), env={'WANDB_MODE': mode, 'WANDB_API_KEY': '0' * 40})
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob('wandb/offline-run-*'))) == (mode == 'offline')
-    assert ('wandb' in done.stdout) == (mode == 'offline')
+class Failing:
+    """A run of wandb's whose process is gone."""
+    id, dir, offline, url = 'abc', '/nowhere/files', True, None
+
+    def define_metric(self, *arguments, **options):
+        pass
+
+    def log(self, row):
+        raise BrokenPipeError
+
+    def finish(self):
+        raise BrokenPipeError
 
 
-def test_a_failing_log_does_not_stop_the_run(rung):
-    path = rung('v6_wandb')
-    source = path.read_text(encoding='utf-8')
-    path.write_text(source.replace('        run.log(metrics)', "        raise BrokenPipeError('gone')"), encoding='utf-8')
-    done = run_script(path)
-    assert done.returncode == 0 and 'wandb 没有记上（BrokenPipeError）' in done.stdout
+@pytest.mark.parametrize(('mode', 'key'), [('online', True), ('online', False), ('offline', True)])
+def test_what_fails_once_goes_offline(mode, key, load, monkeypatch, capsys):
+    """No network, a bad key: one level of fallback. Nobody who is not logged in is sent online, nor who has chosen offline."""
+    module, asked = load('v6_wandb'), []
+
+    def init(mode, **options):
+        asked.append((mode, options['id'], options['resume']))
+        if mode == 'online':
+            raise TimeoutError
+        return Failing()
+    monkeypatch.setattr(module, 'wandb', SimpleNamespace(
+        init=init, login=lambda prompt: key if not prompt else pytest.fail('asks'), Settings=lambda **options: options,
+        setup=lambda: SimpleNamespace(settings=SimpleNamespace(mode=mode))))
+    assert isinstance(module.start_wandb('abc', {}), Failing) and '离线' in capsys.readouterr().out
+    assert [mode for mode, *_ in asked] == (['online', 'offline'] if mode == 'online' and key else ['offline'])
+    assert {(run_id, resume) for _, run_id, resume in asked} == {('abc', 'allow')}
 
 
-@pytest.mark.parametrize('line', ['        run = wandb.init(mode=', '        run.finish()'])
-def test_a_wandb_that_does_not_work_at_all_does_not_stop_the_run(line, rung, tmp_path):
-    path = rung('v6_wandb')
-    source = path.read_text(encoding='utf-8')
-    broken = source.replace(line, line.replace('run = wandb.init(', 'run = broken('))
-    broken = broken.replace('        run.finish()', '        broken()') if 'finish' in line else broken
-    broken = broken.replace('def start_wandb', """def broken(mode=None, **arguments):
-    if mode == 'disabled':
-        return wandb.init(mode=mode, **arguments)
-    raise OSError('no service')
+@pytest.mark.xfail(strict=True, raises=BrokenPipeError, reason='v6: run.log and run.finish are not guarded (reported)')
+@pytest.mark.parametrize('name', ['v6_wandb', 'v10_muon'])
+def test_a_run_goes_on_without_wandb(name, load, train, tmp_path, monkeypatch):
+    """wandb's process is killed, its disk is full: LADDER.md, "never stops a run"."""
+    module = load(name)
+    monkeypatch.setattr(module, 'start_wandb', lambda run_id, settings: Failing())
+    _, output = train(module)
+    assert log_lines(output)[-1]['step'] == 20 and Path(tmp_path, 'checkpoints', 'latest.pt').exists()
 
 
-def start_wandb""")
-    path.write_text(broken, encoding='utf-8')
-    done = run_script(path)
-    assert done.returncode == 0 and 'OSError' in done.stdout, done.stderr
-    assert len(log_lines(done.stdout)) == 2 and (tmp_path / 'checkpoints/latest.pt').exists()
+def test_the_users_mode_is_respected(rung, records, tmp_path):
+    done = run_script(rung('v6_wandb', TRAIN_ITERS=1), env={'WANDB_MODE': 'disabled', 'WANDB_API_KEY': '0' * 40})
+    assert done.returncode == 0 and not (tmp_path / 'wandb').exists() and not re.search('wandb.*离线', done.stdout)
