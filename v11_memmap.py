@@ -1,7 +1,8 @@
 """比内存还大的数据：先编码成磁盘上的 token 文件，训练时用到哪里，读哪里（内存映射）。也读纯文本。
 
 相对 v10_muon.py 的改动：
-- `documents` 一篇一篇地给出正文，代替 `load_songs`；`read_texts` 读 `LYRICS_DIR` 里的 *.txt，`BIG` 把它们也算上；
+- `documents` 一篇一篇地给出正文，代替 `load_songs`；`read_texts` 读 `LYRICS_DIR` 里的 *.txt，
+  `data_files` 是全部文件，`BIG` 看它们有多大；`MAX_SONGS` 从头数起；
 - `build_tokens` 学词表（最多用 `TOKENIZER_BYTES` 字节），编码成 uint16 的文件，放进 `TOKEN_DIR`，代替 `encode_songs`；
   `fingerprint` 认出数据和设置，`load_data` 只在没有建过时才建；代码变了，`FORMAT` 加 1；
 - `get_windows` 从内存映射里取窗口，`TrainBatches` 交给子进程的只是路径；检查点有自己的文件夹 `CHECKPOINT_DIR`。

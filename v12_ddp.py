@@ -103,7 +103,7 @@ MAX_NEW_TOKENS = 200                        # 最多写多少个 token
 TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更大胆
 
 # 检查点
-CHECKPOINT_DIR = 'checkpoints/v11_memmap'   # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
+CHECKPOINT_DIR = 'checkpoints/v12_ddp'      # best.pt、latest.pt、ckpt_<步数>.pt 放在这里
 SAVE_INTERVAL = 1000 if BIG else 200        # 每隔多少步另存一份 ckpt_<步数>.pt
 PREVIEW_INTERVAL = 1000 if BIG else 200     # 每隔多少步试写一首
 RESUME = True                               # 接着 latest.pt 训练；False：从头训练，旧文件移到 old-<时间>/
@@ -120,8 +120,6 @@ def fail(message):
 
 def join_processes():
     """加入 torchrun 起的一组进程，之后才能互相通信。"""
-    if BATCH_SIZE < world_size:
-        fail(f'BATCH_SIZE = {BATCH_SIZE}：{world_size} 个进程不够分，每个进程至少要有一个窗口')
     if world_size > 1:
         if GPU:
             torch.cuda.set_device(local_rank)                       # 'cuda' 就是这一块

@@ -425,7 +425,7 @@ def get_lr(step):
 
 
 def make_optimizer(model):
-    """AdamW（arXiv:1711.05101）：只衰减矩阵，不衰减偏置和 LayerNorm。"""
+    """AdamW（arXiv:1711.05101）：只衰减矩阵，不衰减偏置和归一层的系数。"""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{'params': matrices, 'weight_decay': WEIGHT_DECAY}, {'params': vectors, 'weight_decay': 0.0}]

@@ -269,6 +269,17 @@ def test_batches_cover_all_positions(load):
     assert set(x[:, 0].tolist()) == set(range(8)) and y.max() == 39     # the last window ends with the last token
 
 
+@pytest.mark.parametrize(('name', 'start'), [('v4_flash_optim', ()), ('v5_checkpoint', (3,))])
+def test_the_loader_gives_the_steps_in_order(name, start, load):
+    """From the step that a run starts at, and the same from workers as from the process itself."""
+    data = torch.arange(5000)
+    for workers in (0, 2):
+        module = load(name, TRAIN_ITERS=8, NUM_WORKERS=workers)
+        got = list(module.train_loader(data, *start))
+        expected = [module.get_batch(data, step) for step in range(*start or (0,), 8)]
+        assert len(got) == len(expected) and all(torch.equal(a, b) for pair in zip(got, expected) for a, b in zip(*pair))
+
+
 class Watched(torch.nn.Module):
     """Its loss is the mean position of the targets; it keeps what it sees."""
 
