@@ -6,7 +6,7 @@
 - `get_batch`、`estimate_loss` 只取自己的窗口；`flat_gradients` 把全部梯度、损失和停止信号放在一块缓冲区里，
   每步一次 `all_reduce` 就都加起来了；要互相等时 `wait_for_all`；dropout 的种子里有 rank，各丢各的；
 - 只有第 0 个进程存盘、记录：`save_checkpoint`、`move_old_checkpoints`、`start_wandb`；`load_data` 先让它建 token 文件；
-  `resume` 在重启的一组里总是接着训练；`catch_signals` 也管 nohup 下的 SIGHUP，torchrun 会转发；
+  `resume` 在重启的一组里总是接着训练；`catch_signals` 不怕同一个信号来两次，torchrun 会转发；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
 PyTorch 自己的 DDP（arXiv:2006.15704）还把缓冲区切成几段，反向还没算完就开始加，通信藏在计算后面；
@@ -178,16 +178,16 @@ def read_lyrics(file):
 def read_texts(file):
     """依次给出纯文本文件里的各篇：用空行分开，过两千字就断开；有 <|endoftext|> 的用它分开，过两万字才断开。"""
     with open(file, encoding='utf-8-sig') as stream:
-        marked = any('<|endoftext|>' in line for line in iter(lambda: stream.readline(20_000), ''))
+        marked = '<|endoftext|>' in stream.read(1_000_000)
         end, limit, text = ('<|endoftext|>', 20_000, '') if marked else ('\n\n', 2_000, '')
         stream.seek(0)
         for line in iter(lambda: stream.readline(limit), ''):       # 没有换行的文件也不会一口气读进来
             text += line if line.strip() else '\n'                  # 只有空格的行也是空行
             *whole, text = text.split(end)
-            if len(text) >= limit:
+            if len(text) >= limit and '<' not in text[-12:]:        # 不切在分隔的记号中间
                 whole, text = [*whole, text], ''
             yield from filter(None, map(str.strip, whole))          # 空的不算一篇
-        yield text.strip()
+        yield from filter(None, [text.strip()])
 
 
 def documents(files, counts):
@@ -219,8 +219,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多六成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.6 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -255,7 +255,7 @@ def fingerprint(files):
 def build_tokens(files, folder):
     """读一遍数据学词表，再读一遍编码，写成 folder 里的 train.bin 和 test.bin（uint16），每首后面一个分隔符（eos）。"""
     counts, size = Counter(), sum(Path(file).stat().st_size for file in files)
-    share = 1 if MAX_SONGS else TOKENIZER_BYTES / size
+    share = 1 if MAX_SONGS else TOKENIZER_BYTES / max(1, size)
     tokenizer = train_tokenizer([text for text, chance in documents(files, counts) if 0.1 <= chance < 0.1 + share])
     meta = {'tokenizer': tokenizer.serialized_model_proto(), 'counts': dict(counts), 'test_chars': 0}
     temporary = folder.with_name(f'{folder.name}.{os.getpid()}')
@@ -281,7 +281,7 @@ def load_data():
                 print(f'建 token 文件 {folder}/，这里旧的可以删掉：{[old.name for old in folder.parent.glob("*")]}')
                 build_tokens(files, folder)
             wait_for_all()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:                        # 磁盘写满时，torch.save 两种都可能抛出
         fail(f'建不了 token 文件（{error}）：数据要读得到，{TOKEN_DIR}/ 要写得下；数据的来处见 ChineseLyrics/README.md')
     meta = torch.load(folder / 'meta.pt', weights_only=True)
     tokenizer = spm.SentencePieceProcessor(model_proto=meta['tokenizer'])
@@ -322,7 +322,7 @@ received = []                                                       # 收到的�
 def catch_signals(worker_id=None):
     """停止信号只记下来：训练循环存好了再停（torchrun 最多等 30 秒），子进程不理会。torchrun 可能送来不止一次。"""
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):   # Windows 没有 SIGHUP
-        if signal.getsignal(number) != signal.SIG_IGN or world_size > 1:    # nohup 下的 SIGHUP，torchrun 也会转发来
+        if signal.getsignal(number) != signal.SIG_IGN:              # nohup 已经不理会 SIGHUP
             signal.signal(number, lambda n, frame: received.append(n))
 
 
@@ -667,9 +667,14 @@ def start_wandb(run_id, settings):
     except Exception:                                               # 没有网络、密钥失效……
         run = wandb.init(mode='offline', **options)
     run.define_metric('*', step_metric='step')                      # 续训会重走几步，wandb 自己的计数器不会退回去
-    offline = f'离线，用 wandb leet 看曲线；wandb login 之后，用 wandb sync {Path(run.dir).parent} 上传'
-    print(f'wandb：{offline if run.offline else run.url}')
+    print(f'wandb：{f"离线，wandb leet 看曲线，wandb sync {Path(run.dir).parent} 上传" if run.offline else run.url}')
     return run
+
+
+def try_to(function, *arguments):
+    """wandb 出了问题（进程被杀、磁盘写满……），也不停下训练。"""
+    with suppress(Exception):
+        function(*arguments)
 
 
 def main():
@@ -689,8 +694,9 @@ def main():
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
     lock, settings = lock_folder() if rank == 0 else None, config(Path(train_data.filename).parent.name)
     size = sum(path.stat().st_size for path in Path(CHECKPOINT_DIR).glob('latest.pt'))
-    if all_reduce(torch.tensor(size, device=DEVICE)) != size * world_size:
-        fail(f'各台机器看到的 {CHECKPOINT_DIR}/latest.pt 不同：请放在共享的磁盘上，或先复制到每台机器')
+    mine = torch.tensor([size, int(settings['SONGS'], 16)], device=DEVICE)
+    if (all_reduce(mine.clone()) != mine * world_size).any():
+        fail(f'各台机器的数据或 {CHECKPOINT_DIR}/latest.pt 不同：请放在共享的磁盘上，或先复制到每台机器')
     start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
     if start >= TRAIN_ITERS:
         print(f'训练已经完成（{start} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
@@ -726,12 +732,12 @@ def main():
             mfu = tok_per_s * flops / peak
             memory = torch.cuda.max_memory_allocated(DEVICE) / 2**30 if GPU else 0.0
             report(step, train_loss, test_loss, bits, tok_per_s, mfu, memory)
-            run.log({'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits, 'tok_per_s': tok_per_s,
-                     'mfu': mfu, 'gpu_memory_gib': memory})
+            try_to(run.log, {'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits,
+                             'tok_per_s': tok_per_s, 'mfu': mfu, 'gpu_memory_gib': memory})
         if fresh and (step % PREVIEW_INTERVAL == 0 or last):
             text = write(model, tokenizer)
             print(f'--- 第 {step} 步写的 ---\n{text}\n---')
-            run.log({'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
+            try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
                 fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 MUON_LR 或 LEARNING_RATE')
@@ -765,9 +771,9 @@ def main():
         scaler.update()
         if step % LOG_INTERVAL == 0:
             loss, stopping = flat[-2:].tolist()                     # 损失，收到了多少停止信号
-            run.log({'step': step, 'train/loss': loss, 'lr': group['lr'], 'grad_norm': grad_norm.item()})
+            try_to(run.log, {'step': step, 'train/loss': loss, 'lr': group['lr'], 'grad_norm': grad_norm.item()})
 
-    run.finish()
+    try_to(run.finish)
     wait_for_all()                                                  # 等第 0 个存完：先走的一个会让 torchrun 停下全组
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -785,4 +791,4 @@ if __name__ == '__main__':
     except KeyboardInterrupt:
         fail('已中断')
     except torch.OutOfMemoryError:
-        fail(f'显存不够：请改小 MICRO_BATCH_SIZE（现在是 {MICRO_BATCH_SIZE}），比如减半，再运行')
+        sys.exit(f'错误：进程 {rank} 显存不够：请改小 MICRO_BATCH_SIZE（现在是 {MICRO_BATCH_SIZE}），比如减半，再运行')

@@ -124,8 +124,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多六成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.6 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:

@@ -2,7 +2,8 @@
 
 相对 v5_checkpoint.py 的改动：
 - `start_wandb` 在项目 `WANDB_PROJECT` 里开始记录；检查点里多一个 wandb_id，`resume` 读回来，续训时接着画同一条曲线；
-- 每 `LOG_INTERVAL` 步记录训练的损失、学习率、梯度范数，每次评估记录测试的损失、bits/char 和速度，每次试写记录歌词。
+- 每 `LOG_INTERVAL` 步记录训练的损失、学习率、梯度范数，每次评估记录测试的损失、bits/char 和速度，每次试写记录歌词；
+  都经过 `try_to`：wandb 出了问题也不停下训练。
 
 看差异：git diff --no-index v5_checkpoint.py v6_wandb.py
 运行：python v6_wandb.py（离线时用 wandb leet 在终端里看曲线）
@@ -148,8 +149,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多六成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.6 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -478,9 +479,14 @@ def start_wandb(run_id, settings):
     except Exception:                                               # 没有网络、密钥失效……
         run = wandb.init(mode='offline', **options)
     run.define_metric('*', step_metric='step')                      # 续训会重走几步，wandb 自己的计数器不会退回去
-    offline = f'离线，用 wandb leet 看曲线；wandb login 之后，用 wandb sync {Path(run.dir).parent} 上传'
-    print(f'wandb：{offline if run.offline else run.url}')
+    print(f'wandb：{f"离线，wandb leet 看曲线，wandb sync {Path(run.dir).parent} 上传" if run.offline else run.url}')
     return run
+
+
+def try_to(function, *arguments):
+    """wandb 出了问题（进程被杀、磁盘写满……），也不停下训练。"""
+    with suppress(Exception):
+        function(*arguments)
 
 
 def main():
@@ -524,13 +530,13 @@ def main():
             if last:                                                # 最后一次读完整个测试集
                 test_loss = estimate_loss(model, test_data, math.ceil(len(test_data) / (BATCH_SIZE * BLOCK_SIZE)))
             bits = test_loss / math.log(2) * len(test_data) / test_chars    # 每个字符多少 bit
-            tok_per_s = (step - start) * BATCH_SIZE * BLOCK_SIZE / (paused - began)
-            report(step, train_loss, test_loss, bits, tok_per_s)
-            run.log({'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits, 'tok_per_s': tok_per_s})
+            report(step, train_loss, test_loss, bits, (step - start) * BATCH_SIZE * BLOCK_SIZE / (paused - began))
+            try_to(run.log, {'step': step, 'test/loss': test_loss, 'test/bits_per_char': bits,
+                             'tok_per_s': (step - start) * BATCH_SIZE * BLOCK_SIZE / (paused - began)})
         if fresh and (step % PREVIEW_INTERVAL == 0 or last):
             text = write(model, tokenizer)
             print(f'--- 第 {step} 步写的 ---\n{text}\n---')
-            run.log({'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
+            try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
                 fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 LEARNING_RATE 再运行')
@@ -558,9 +564,9 @@ def main():
         scaler.step(optimizer)
         scaler.update()
         if step % LOG_INTERVAL == 0:
-            run.log({'step': step, 'train/loss': loss.item(), 'lr': group['lr'], 'grad_norm': grad_norm.item()})
+            try_to(run.log, {'step': step, 'train/loss': loss.item(), 'lr': group['lr'], 'grad_norm': grad_norm.item()})
 
-    run.finish()
+    try_to(run.finish)
     if stop and not last:
         print(f'收到停止信号，停在第 {step} 步，已存入 {CHECKPOINT_DIR}/latest.pt：再运行就会继续')
         signal.raise_signal(received[0])                            # 存好了，按信号原来的方式退出

@@ -272,17 +272,6 @@ def test_a_disk_that_is_full(line, build_in_a_process, whole):
     whole()
 
 
-def test_another_run_is_done_first(corpus, whole, built, monkeypatch):
-    """At the last moment: its tokens are used."""
-    module = corpus({'lyrics1.json': lyrics(SONGS)})
-
-    def rename(source, target, rename=Path.rename):
-        shutil.copytree(source, target)
-        return rename(source, target)
-    monkeypatch.setattr(Path, 'rename', rename)
-    assert len(module.load_data()[1]) > 1000
-
-
 def test_data_on_a_disk_that_cannot_be_written(corpus, tmp_path, monkeypatch, built):
     """A Kaggle input: tokens go beside the checkpoints, the tokenizer into them."""
     def refuse(path, *arguments, **options):
