@@ -25,7 +25,7 @@ SEED = 1337                                 # 随机种子：同一个种子，�
 BATCH_SIZE = 64 if BIG else 16              # 一步训练多少个窗口
 BLOCK_SIZE = 256 if BIG else 128            # 窗口长度（token），也就是模型能看到的上文
 LEARNING_RATE = 3e-4 if BIG else 1e-3       # 学习率
-TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
+TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 

@@ -2,7 +2,7 @@
 
 相对 v9_llama.py 的改动：
 - `Muon` 把动量正交化再更新（`orthogonalize`），各方向走同样远；`make_optimizer` 把各层的矩阵交给它，学习率 `MUON_LR`，
-  词向量和 RMSNorm 仍用 AdamW，不衰减，`LEARNING_RATE`、`MIN_LR` 现在是它们的；
+  词向量和 RMSNorm 仍用 AdamW，不衰减，`LEARNING_RATE`、`MIN_LR` 现在是它们的；`WEIGHT_DECAY` 在小样本上大一些；
   发散时要改小的多了一个（`estimate_loss`）；
 - `MultiHeadAttention` 里，q、k 每个头先 RMSNorm 再旋转（QK-Norm，arXiv:2010.04245）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
@@ -44,7 +44,7 @@ LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
 # 大模型要 10 MB 以上的歌词
 BIG = GPU and sum(Path(f).stat().st_size for f in glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) > 10e6
-BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if BIG else 2500      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -55,13 +55,13 @@ MUON_LR = 0.02                              # Muon 的学习率的峰值：各�
 LEARNING_RATE = 6e-3 if BIG else 1e-2       # AdamW 的学习率的峰值：词向量、RMSNorm
 MIN_LR = 6e-4 if BIG else 1e-3              # 最后的；Muon 的按同样的比例下降
 WARMUP_ITERS = 200 if BIG else 30           # 前多少步从 0 升到峰值
-TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
+TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位浮点
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
+WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
@@ -162,8 +162,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多七成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.7 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -476,8 +476,8 @@ class Muon(torch.optim.AdamW):
 
 def make_optimizer(model):
     """Muon 更新各层的矩阵，AdamW（arXiv:1711.05101）更新词向量和 RMSNorm。peak 是一组的学习率的峰值。"""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    rest = [p for p in model.parameters() if all(p is not q for q in matrices)]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and 'embedding' not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim < 2 or 'embedding' in name]
     return Muon([{'params': matrices, 'peak': MUON_LR, 'weight_decay': WEIGHT_DECAY},
                  {'params': rest, 'peak': LEARNING_RATE, 'weight_decay': 0.0}], betas=BETAS)
 

@@ -50,7 +50,7 @@ LYRICS_DIR = 'ChineseLyrics'                # 数据文件夹：里面的 lyrics
 MAX_SONGS = None                            # 最多用多少首歌，从头数起；None：全部
 data_files = sorted(f for end in ('lyrics*.json', '*.txt') for f in glob.glob(f'{LYRICS_DIR}/**/{end}', recursive=True))
 BIG = GPU and sum(Path(f).stat().st_size for f in data_files) > 10e6    # 大模型要 10 MB 以上的数据
-BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if BIG else 2500      # 词表大小（token）
 TOKENIZER_BYTES = 50_000_000                # 学词表最多用多少字节的数据
 TOKEN_DIR = 'checkpoints/tokens'            # token 文件放在这里
 FORMAT = 1                                  # token 文件的版本：清洗、分词的代码变了就加 1
@@ -64,13 +64,13 @@ MUON_LR = 0.02                              # Muon 的学习率的峰值：各�
 LEARNING_RATE = 6e-3 if BIG else 1e-2       # AdamW 的学习率的峰值：词向量、RMSNorm
 MIN_LR = 6e-4 if BIG else 1e-3              # 最后的；Muon 的按同样的比例下降
 WARMUP_ITERS = 200 if BIG else 30           # 前多少步从 0 升到峰值
-TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
+TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位浮点
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
+WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
@@ -188,8 +188,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多七成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.7 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -537,8 +537,8 @@ class Muon(torch.optim.AdamW):
 
 def make_optimizer(model):
     """Muon 更新各层的矩阵，AdamW（arXiv:1711.05101）更新词向量和 RMSNorm。peak 是一组的学习率的峰值。"""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    rest = [p for p in model.parameters() if all(p is not q for q in matrices)]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and 'embedding' not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim < 2 or 'embedding' in name]
     return Muon([{'params': matrices, 'peak': MUON_LR, 'weight_decay': WEIGHT_DECAY},
                  {'params': rest, 'peak': LEARNING_RATE, 'weight_decay': 0.0}], betas=BETAS)
 

@@ -4,7 +4,7 @@
 - 注意力：`MultiHeadAttention` 一次算出所有头的 q、k、v，用 flash attention，不再要 `Head`；
   省下的显存让 `BATCH_SIZE` 变大；
 - 初始化：`GPT` 的矩阵按标准差 0.02 的正态分布，写回残差的投影再缩小；
-- 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减矩阵，包括词向量），`GRAD_CLIP` 裁剪梯度；
+- 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减各层的矩阵），`GRAD_CLIP` 裁剪梯度；
 - 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`。
 
 看差异：git diff --no-index v3_gpt2_amp.py v4_flash_optim.py
@@ -41,22 +41,22 @@ LYRICS_DIR = 'ChineseLyrics'                # 歌词文件夹：里面的 lyrics
 MAX_SONGS = None                            # 最多用多少首歌；None：全部
 # 大模型要 10 MB 以上的歌词
 BIG = GPU and sum(Path(f).stat().st_size for f in glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) > 10e6
-BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if BIG else 2500      # 词表大小（token）
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
 BATCH_SIZE = 32 if BIG else 16              # 一步训练多少个窗口
 BLOCK_SIZE = 1024 if BIG else 128           # 窗口长度（token），也就是模型能看到的上文
-LEARNING_RATE = 6e-4 if BIG else 2e-3       # 学习率的峰值
-MIN_LR = 6e-5 if BIG else 2e-4              # 最后的学习率
+LEARNING_RATE = 6e-4 if BIG else 3e-3       # 学习率的峰值
+MIN_LR = 6e-5 if BIG else 3e-4              # 最后的学习率
 WARMUP_ITERS = 200 if BIG else 30           # 前多少步从 0 升到峰值
-TRAIN_ITERS = 5000 if BIG else 600          # 训练多少步
+TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位浮点
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵
+WEIGHT_DECAY = 0.1                          # 权重衰减，只对各层的矩阵
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
@@ -138,8 +138,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多七成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.7 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -375,10 +375,10 @@ def get_lr(step):
 
 
 def make_optimizer(model):
-    """AdamW（arXiv:1711.05101）：只衰减矩阵，不衰减偏置和归一层的系数。"""
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{'params': matrices, 'weight_decay': WEIGHT_DECAY}, {'params': vectors, 'weight_decay': 0.0}]
+    """AdamW（arXiv:1711.05101）：只衰减矩阵，不衰减词向量、偏置和归一层的系数。"""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and 'embedding' not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim < 2 or 'embedding' in name]
+    groups = [{'params': matrices, 'weight_decay': WEIGHT_DECAY}, {'params': rest, 'weight_decay': 0.0}]
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
 
 
