@@ -70,7 +70,7 @@ WITHOUT = [
          ' + torch.full((T, T), -torch.inf, device=x.device).triu(1)).softmax(dim=-1), dropout) @ v')]),
     ('v4_flash_optim', 'weight decay', '权重衰减', {'WEIGHT_DECAY': 0.0}),
     ('v4_flash_optim', 'decay groups', '衰减分组（全都衰减）', [
-        ("{'params': vectors, 'weight_decay': 0.0}", "{'params': vectors, 'weight_decay': WEIGHT_DECAY}")]),
+        ("{'params': rest, 'weight_decay': 0.0}", "{'params': rest, 'weight_decay': WEIGHT_DECAY}")]),
     ('v4_flash_optim', 'gradient clipping', '梯度裁剪', {'GRAD_CLIP': 1e9}),
     ('v4_flash_optim', 'betas', 'betas（换成 0.9, 0.999）', {'BETAS': (0.9, 0.999)}),
     ('v4_flash_optim', 'init', 'GPT-2 的初始化（换成 PyTorch 的）', [

@@ -38,7 +38,7 @@ def test_the_gradient_and_the_loss_are_those_of_the_whole_batch(name, micro, loa
     expected = [p.grad for group in module.make_optimizer(model).param_groups for p in group['params']]
     torch.testing.assert_close(gradients[0], expected, rtol=0, atol=1e-6)
     [row] = [row for row in rows if 'train/loss' in row]
-    assert row['train/loss'] == pytest.approx(loss.item(), abs=1e-6)
+    assert row['train/loss'] == pytest.approx(loss.item(), abs=1e-5)
     assert row['grad_norm'] == pytest.approx(torch.stack([g.norm() for g in expected]).norm().item(), rel=1e-5)
 
 

@@ -154,6 +154,25 @@ def steps(load, train):
 
 
 @pytest.mark.parametrize('name', LOOPS)
+def test_each_step_follows_the_gradient_of_its_batch_alone(name, steps):
+    """At the weights of the moment; nothing is left of the step before."""
+    def look(optimizer):
+        parameters = [p for group in optimizer.param_groups for p in group['params']]
+        return [p.detach().clone() for p in parameters], [p.grad.clone() for p in parameters]
+    module, seen = steps(name, look, **having(name, TRAIN_ITERS=3, DROP_OUT=0.0, GRAD_CLIP=1e9, MICRO_BATCH_SIZE=3))
+    tokenizer, data, *_ = module.load_data()
+    model = module.GPT(len(tokenizer))
+    groups = module.make_optimizer(model).param_groups if level(name) >= 4 else [{'params': list(model.parameters())}]
+    parameters = [p for group in groups for p in group['params']]
+    assert len(seen) == 3
+    for step, (weights, gradients) in enumerate(seen):
+        for p, weight in zip(parameters, weights):
+            p.data, p.grad = weight, None
+        model(*module.get_batch(data, step))[1].backward()
+        torch.testing.assert_close(gradients, [p.grad for p in parameters], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', LOOPS)
 def test_the_optimizer_steps_at_the_rate_of_the_schedule(name, steps):
     module, rates = steps(name, lambda optimizer: [group['lr'] for group in optimizer.param_groups], TRAIN_ITERS=8, EVAL_INTERVAL=NEVER)
     peaks = [module.MUON_LR, module.LEARNING_RATE] if level(name) >= 10 else [module.LEARNING_RATE]
@@ -187,15 +206,17 @@ def test_gradients_are_clipped(name, steps):
     assert clipped == pytest.approx([limit] * 3, rel=1e-3)
 
 
-def test_weights_decay_where_they_are_matrices(load):
-    module = load('v4_flash_optim')
+@pytest.mark.parametrize('name', ['v4_flash_optim', 'v9_llama'])
+def test_weights_decay_where_they_are_matrices(name, load):
+    """But not the word vectors."""
+    module = load(name)
     model = module.GPT(99)
     names = {p: key for key, p in model.named_parameters()}
     decayed, rest = module.make_optimizer(model).param_groups
     assert (decayed['weight_decay'], rest['weight_decay']) == (module.WEIGHT_DECAY, 0.0) and module.WEIGHT_DECAY > 0
     assert decayed['betas'] == rest['betas'] == module.BETAS and decayed['fused']
     kept = {names[p] for p in rest['params']}
-    assert kept == {key for key in names.values() if 'ln' in key or key.endswith('bias')}
+    assert kept == {key for key in names.values() if 'embedding' in key or 'ln' in key or key.endswith('bias')}
     assert kept | {names[p] for p in decayed['params']} == set(names.values())
 
 
