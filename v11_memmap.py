@@ -50,7 +50,7 @@ LYRICS_DIR = 'ChineseLyrics'                # 数据文件夹：里面的 lyrics
 MAX_SONGS = None                            # 最多用多少首歌，从头数起；None：全部
 data_files = sorted(f for end in ('lyrics*.json', '*.txt') for f in glob.glob(f'{LYRICS_DIR}/**/{end}', recursive=True))
 BIG = GPU and sum(Path(f).stat().st_size for f in data_files) > 10e6    # 大模型要 10 MB 以上的数据
-BPE_VOCAB_SIZE = 8000 if BIG else 2500      # 词表大小（token）
+BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
 TOKENIZER_BYTES = 50_000_000                # 学词表最多用多少字节的数据
 TOKEN_DIR = 'checkpoints/tokens'            # token 文件放在这里
 FORMAT = 1                                  # token 文件的版本：清洗、分词的代码变了就加 1
@@ -58,7 +58,7 @@ SEED = 1337                                 # 随机种子：同一个种子，�
 
 # 训练
 BATCH_SIZE = 64 if BIG else 16              # 一步训练多少个窗口
-MICRO_BATCH_SIZE = 16 if BIG else 4         # 一份多少个窗口：显存只要放得下一份
+MICRO_BATCH_SIZE = 16 if BIG else 8         # 一份多少个窗口：显存只要放得下一份
 BLOCK_SIZE = 1024 if BIG else 128           # 窗口长度（token），也就是模型能看到的上文
 MUON_LR = 0.02                              # Muon 的学习率的峰值：各层的矩阵
 LEARNING_RATE = 6e-3 if BIG else 1e-2       # AdamW 的学习率的峰值：词向量、RMSNorm
@@ -67,7 +67,7 @@ WARMUP_ITERS = 200 if BIG else 30           # 前多少步从 0 升到峰值
 TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
-USE_AMP = GPU                               # 混合精度：矩阵乘法用 16 位浮点
+USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
@@ -112,26 +112,26 @@ def fail(message):
 
 
 # ---------- 数据 ----------
-# 不是歌词的行。有职务、又有分隔符（作词：某某）才是署名：以「鼓」「制作」开头的歌词不能误删
-job = r'''[词詞曲监監制製琴鼓笛箫簫筝箏弦胡琶辑輯策企筹籌宣]|[录錄混缩縮]音?|[人和合][声聲音]|[演原翻配伴合]唱|母[带帶]
-    |吉他|[贝貝]斯|[键鍵]盘|萨克斯|出品|[发發]行|推[广廣]|版[权權]|封面|[视視][觉覺]|[乐樂][队隊]|歌手|lyric(?:s|ist)?
-    |music|compose[rd]|arrange[rd]|produce[rd]|(?:mix|master|record)(?:ed|ing)|vocals?|guitar|bass|drums|[OS]\.?P\.?'''
-more = r'''[\s/、&·作填谱譜编編和乐樂钢鋼风提古二大小手人师師者员員后後期室棚总總助理工程处處设設计計划劃传傳写寫与與及]
-    |[专專木电電竹项目统統]|音[乐樂]|公司|指[导導]|backing|executive|engineer|studio|strings|by'''
-junk = re.compile(rf'''\W*(?:
-    (?:{more})*(?:{job})(?:{job}|{more})*                       # 职务，再加分隔：冒号、括号、by 或横线
-        (?:[:：】〕\]]|by\s(?-i:[A-Z一-\u9fff])|(?<=\S[词詞曲制製音唱人])\s*[-－—–\u3000]\s*\S{{1,9}}$)
-    |(?:[预導导]?副歌|[主導导]歌|[前间間尾]奏|[过過][门門]|[桥橋]段|[A-D]段|verse|(?:pre-?)?chorus|bridge|intro|outro
-        |end|hook|rap|music|interlude)[\s\dx×一二三四男女合（()）]*[A-D]?\W*$      # 段落标记
-    |.*(?:未[经經].*[许許]可.*不得|著作[权權]|[纯純]音[乐樂].*欣|[暂暫][无無]歌|歌[词詞].*(?:上[传傳]|访问|翻译))
-    |(?:ti|ar|al|by|offset|ISRC)[:：]|$)''', re.IGNORECASE | re.VERBOSE)     # 网站的声明，LRC 文件的头，没有字的行
+# 不是歌词的行。署名要有职务，后面还要有分隔（作词：某某）：以「鼓」「制作」开头的歌词不能误删
+simplified = str.maketrans('詞暫監製縮簫箏輯譯編錄劃籌傳發樂擊帶貝鍵盤聲後總廣權視覺設計隊團導間過門橋複許請純無',
+                           '词暂监制缩箫筝辑译编录划筹传发乐击带贝键盘声后总广权视觉设计队团导间过门桥复许请纯无')
+junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:上传|提供|访问)|.*著作权人   # 文件头、声明
+    |.*未经.{0,15}(?:不得|禁止|请勿).{0,9}[唱录用载]|.*纯音乐\W*(?:$|.*欣|无[歌词])
+    |(?=[\w\s/、&·]*?(?:[曲监制混缩箫筝弦胡琶辑译演绘]|(?<!歌)词|[琴鼓笛](?!声)|编(?!号)|录[音制]|[策企统宣][划筹传发]
+        |[音击管]乐|[原翻配伴监]唱|乐[队团]|[人和童][声音]|母带|吉他|贝斯|键盘|萨克斯|小号|后期|总监|出品|发行|推广|版权
+        |封面|视觉|设计|文案|海报|歌手|鸣谢))(?:(?![你我她它的了是会说问台插关起动控])[\w\s/、&·]){1,30}    # 职务
+        (?:[:：】〕\]]|\s*[-－–—](?!—)\s*\S{1,9}$|(?<=[作编][词曲]|作人)\s\S{2,4}$)                            # 分隔
+    |(?:\b(?:lyric|word|writ|music|compos|arrang|produc|perform|mix|master|record|engineer|vocal|guitar|bass|drum|piano
+        |string|keyboard|studio|back|execut|ISRC)\w*|and|[OS]\.?P\.?|\W)+(?:(?:by)?\s*[:：]|by\s+(?-i:[A-Z一-\u9fff]))
+    |(?:重复|repeat|[预导]?副歌|[主导]歌|[前间尾]奏|过门|桥段|[A-D]段|[独念旁]白|verse|(?:pre.?)?chorus|bridge|intro
+        |outro|hook|(?:the\s)?end|rap|music|interlude)[\s\dx×*一二三四男女合重复副主歌（()）]*[A-D]?\W*$)''')   # 段落
 
 
 def clean(lyric):
     """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
     lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
-    lyric = re.sub(r'^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]声?[:：])', '', lyric, flags=re.MULTILINE)
-    return '\n'.join(line for line in map(str.strip, lyric.replace('\xa0', ' ').splitlines()) if not junk.match(line))
+    lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合][声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
+    return '\n'.join(line for line in map(str.strip, lyric.splitlines()) if not junk.match(line.translate(simplified)))
 
 
 def read_lyrics(file):
@@ -188,8 +188,8 @@ def train_tokenizer(songs):
     with suppress(OSError, RuntimeError):                           # 还没训练过，或者文件坏了：往下走
         return spm.SentencePieceProcessor(model_file=str(path))
 
-    # 字节和特殊符号占去约 260 个名额，其余的最多七成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
-    common = {char for char, _ in Counter(text).most_common(int(0.7 * (BPE_VOCAB_SIZE - 260)))}
+    # 字节和特殊符号占去约 260 个名额，其余的最多八成给单个的字，先给常见的；罕见的字拆成字节，名额留给词
+    common = {char for char, _ in Counter(text).most_common(int(0.8 * (BPE_VOCAB_SIZE - 260)))}
     text = ''.join(char if char in common else '\n' for char in text)
     model = io.BytesIO()
     try:
@@ -344,7 +344,7 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q), rope), apply_rope(self.k_norm(k), rope)
+        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -500,10 +500,10 @@ def get_lr(step):
 
 def orthogonalize(m):
     """把 m (..., 行, 列) 近似地正交化：牛顿–舒尔茨迭代五次，奇异值大多来到 0.7 和 1.2 之间。"""
-    x = m.bfloat16() if GPU else m
+    x = m / (m.norm(dim=(-2, -1), keepdim=True) + 1e-7)             # 奇异值不超过 1
+    x = x.to(getattr(torch, AMP_DTYPE)) if USE_AMP else x
     if m.shape[-2] > m.shape[-1]:
         x = x.mT                                                    # 让行数不多于列数：x @ x.mT 小一些
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)             # 奇异值不超过 1
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x         # 每个奇异值 s 变成 3.4445 s - 4.775 s³ + 2.0315 s⁵

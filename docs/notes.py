@@ -90,10 +90,10 @@ lr   LEARNING_RATE  .--.
         'GPT-2 Small，以及怎样负担得起', 'GPT-2 Small, and making it affordable',
         ['模型长到 GPT-2 Small 的大小：12 层，宽 768，窗口 1024。要在一块显卡上训练它，矩阵乘法用 16 位（autocast），留在 32 位的用 TF32，'
          '各层编译成融合的内核。',
-         '这些只在 GPU 上有用；在 CPU 上它们都关着，剩下的变化只有 GELU。'],
+         '编译和 TF32 只在 GPU 上开；混合精度，有 bf16 指令的 CPU 上也开。'],
         ['The model grows to GPT-2 Small: 12 layers, width 768, windows of 1024. To train it on one card, matrix products use 16 bits '
          '(autocast), those that stay in 32 bits use TF32, and the blocks are compiled into fused kernels.',
-         'All this pays on a GPU only; on a CPU it is off, and GELU is what is left of the change.'],
+         'Compilation and TF32 are for GPUs; autocast is on wherever the CPU has bf16 instructions, too.'],
         ('''
 float32  符号 1 | 指数 8 | 尾数 23
 bfloat16 符号 1 | 指数 8 | 尾数  7      范围一样：不用缩放
@@ -372,7 +372,7 @@ NOTES = {
     'v10_muon': [
         ('MUON_LR = ', '两种更新，两个学习率，同样的升降。词向量从 0.02 起步，走小步要很久才长得大，所以 AdamW 的也加大了。', 'Two kinds of updates, two learning rates, one schedule. '
          'Word vectors start at 0.02 and would take long to grow in small steps, so the rate of AdamW goes up as well.'),
-        ('self.q_norm(q)', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。',
+        ('self.q_norm(q.float())', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。',
          'With q and k normalised, their product no longer grows with the weights (only with the learned gains), and softmax is less likely to '
          'become extreme: larger steps are safe.'),
         ('def orthogonalize', '不必做奇异值分解：五次矩阵多项式，就把奇异值都推到 1 附近。', 'No singular value decomposition: five matrix polynomials push all singular values near 1.'),

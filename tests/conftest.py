@@ -24,7 +24,7 @@ torch.set_num_threads(1)                                            # the models
 # A model that a test trains in a second; a rung takes those of these constants that it has.
 TINY = {'DEVICE': 'cpu', 'BATCH_SIZE': 4, 'MICRO_BATCH_SIZE': 4, 'BLOCK_SIZE': 32, 'N_EMBED': 32, 'N_HEADS': 2, 'N_LAYERS': 2,
         'DROP_OUT': 0.1, 'TRAIN_ITERS': 20, 'EVAL_INTERVAL': 10, 'EVAL_ITERS': 2, 'WARMUP_ITERS': 3, 'MAX_NEW_TOKENS': 20,
-        'BPE_VOCAB_SIZE': 3000, 'MAX_SONGS': 600}
+        'BPE_VOCAB_SIZE': 3000, 'MAX_SONGS': 600, 'USE_AMP': False}  # 16 bits would hide what must be equal
 SIZE = ('N_EMBED', 'N_HEADS', 'N_LAYERS')                           # from v8 on they stand on one line: a row of MODEL_SIZES
 SIZE_LINE = re.compile(r'^N_EMBED, N_HEADS, N_LAYERS = (.*)$', re.M)
 

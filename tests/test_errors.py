@@ -52,7 +52,7 @@ BROKEN = {                                                          # what is in
     'comma at the end': (encode(SONGS[:1])[:-1] + b',\n]', ['line 16']),
     'stray byte': (encode(SONGS)[:1000] + b'\xff' + encode(SONGS)[1000:], ['1000']),
     'GBK': (json.dumps(SONGS, ensure_ascii=False).encode('gbk'), ['UTF-8']),
-    'not an array': (encode({'songs': SONGS}), ['第 1 首', '[{"lyric"']),
+    'not an array': (encode({'songs': SONGS}), ['第 1 首', 'ChineseLyrics/README.md']),
     'no song has lyrics': (encode([{'name': '无词'}, {'lyric': None}, {'lyric': []}]), ['没有一首', 'lyric']),
     'no song at all': (b'[]', ['没有一首']),
     'the fourth is a string': (encode([*SONGS[:3], '一首歌']), ['第 4 首']),
