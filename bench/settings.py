@@ -9,7 +9,7 @@ RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v
          'v12_ddp']
 STEPS, EVERY, SEEDS = 600, 50, (1, 2, 3)
 CONTROLLED = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'BPE_VOCAB_SIZE': 4000,
-              'DROP_OUT': 0.0, 'WARMUP_ITERS': 30, 'EVAL_ITERS': 20, 'TRAIN_ITERS': STEPS, 'EVAL_INTERVAL': EVERY,
+              'DROP_OUT': 0.0, 'WARMUP_ITERS': 150, 'EVAL_ITERS': 20, 'TRAIN_ITERS': STEPS, 'EVAL_INTERVAL': EVERY,
               'PREVIEW_INTERVAL': 10**6, 'MAX_NEW_TOKENS': 1}
 SHORT = CONTROLLED | {'TRAIN_ITERS': 60, 'EVAL_INTERVAL': 60, 'EVAL_ITERS': 1}          # for its speed or its memory
 

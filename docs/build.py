@@ -24,9 +24,9 @@ from pygments.lexers import PythonLexer
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT / 'bench'))
-import ladder  # noqa: E402
+import report  # noqa: E402
+from settings import RUNGS  # noqa: E402
 
-RUNGS = ladder.RUNGS
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
 CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
@@ -273,55 +273,37 @@ try {{  // before anything is drawn, so that no page shows the other language or
 
 
 def results() -> dict | None:
-    """The results to show: a GPU's where there are some, else the first machine's."""
-    paths = sorted((ROOT / 'bench' / 'results').glob('*.json'))
-    found = [json.loads(path.read_text(encoding='utf-8')) for path in paths]
-    found = [result for result in found if result['setting'] != 'large']     # of some rungs only
+    """The results to show, those on the sample: a GPU's where there are some, else the first machine's."""
+    found = []
+    for path in sorted((ROOT / 'bench' / 'results').glob('*-sample.json')):
+        found.append(json.loads(path.read_text(encoding='utf-8')) | {'plot': path.with_suffix('.svg')})
     return min(found, key=lambda result: result['machine']['device'] != 'cuda', default=None)
 
 
 def bought(rung: str, measured: dict | None) -> str:
-    """What the rung bought in the controlled experiment: bits/char (and against the rung below), tok/s, memory."""
-    if measured is None:
-        return ''
-    gpu = measured['machine']['device'] == 'cuda'
-    jobs, speeds, figures = ladder.by_number(measured, f'controlled/{rung}'), ladder.speeds(measured, rung), []
-    note = ladder.notes(rung, measured['machine']['device'])
-    notes = [(note, ladder.in_english(note))] if note else []
-    if jobs:
-        reference = ladder.reference(measured, rung)
-        change = f' <small>({ladder.difference(jobs, reference)})</small>' if reference else ''
-        figures.append(('bits/char', f'{ladder.final(ladder.first(jobs)):.3f}{change}'))
-    else:                                                           # English: its speed only, as shipped
-        jobs = ladder.by_number(measured, f'as-shipped/{rung}')
-        speeds = [job['tok_per_s'] for job in jobs.values()]
-        notes.append(('英文的字母，与中文的各级不可比；常量不改',
-                      'English letters, not to be compared with the Chinese rungs; constants as they stand'))
-    if not jobs:
-        return ''
-    memory = both('显存', 'GPU memory') if gpu else both('内存', 'memory')
-    figures += [('tok/s', ladder.around(speeds, ',.0f')), (memory, ladder.memory(jobs, gpu))]
-    text = ''.join(f'<p class=note>{both(*note)}</p>' for note in notes)
+    """What the rung reaches as it is shipped, and what it bought in the controlled experiment."""
+    figures, jobs = [], measured['jobs'] if measured else {}
+    if shipped := jobs.get(f'shipped/{rung}/whole run'):
+        figures += [('bits/char', f'{report.final(shipped):.3f}'), ('tok/s', f'{shipped["tok_per_s"]:,}'),
+                    (both('内存', 'memory'), f'{shipped["peak_memory"] / 2**30:.1f} GiB')]
+    if equal := measured and report.by(measured, f'steps/{rung}'):
+        change = report.difference(equal, report.below(measured, rung))
+        bits = report.final(report.first(equal))
+        figures.append((both('同样的步数', 'equal steps'), f'{bits:.3f} <small>({change})</small>'))
     rows = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures)
-    return f'<dl>{rows}</dl>{text}'
+    return f'<dl>{rows}</dl>' if rows else ''
 
 
-def curves(measured: dict | None) -> str:
-    """The plots, drawn into the page so that they follow its light and dark; nothing where the bench made none."""
-    captions = {axis: (f'测试 bits/char 随训练{chinese}的变化，每级一条线',
-                       f'Test bits/char over {axis} of training, a line for each')
-                for axis, chinese in (('tokens', ' token '), ('seconds', '秒数'))}
-    pictures = ''
-    for axis, caption in captions.items():
-        path = ROOT / 'bench' / 'results' / f'{ladder.stem(measured)}-{axis}.svg' if measured else None
-        if path and path.exists():
-            svg = path.read_text(encoding='utf-8')
-            svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
-            svg = re.sub(r'(id="|url\(#|href="#)', rf'\g<1>{axis}-', svg)     # two plots on one page: no id twice
-            svg = svg.replace('<svg ', f'<svg role=img aria-labelledby="caption-{axis}" ', 1)
-            pictures += (f'<figure><div class=plot tabindex=0>{svg}</div>'
-                         f'<figcaption id="caption-{axis}">{both(*caption)}</figcaption></figure>')
-    return f'<div class=figures>{pictures}</div>' if pictures else ''
+def curves(measured: dict) -> str:
+    """The plot, drawn into the page so that it follows its light and dark; nothing where the bench made none."""
+    caption = ('测试 bits/char 随步数的变化，每级一条线', 'Test bits/char over steps of training, a line for each rung')
+    if not measured['plot'].exists():
+        return ''
+    svg = measured['plot'].read_text(encoding='utf-8')
+    svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
+    svg = svg.replace('<svg ', '<svg role=img aria-labelledby="caption" ', 1)
+    return (f'<div class=figures><figure><div class=plot tabindex=0>{svg}</div>'
+            f'<figcaption id="caption">{both(*caption)}</figcaption></figure></div>')
 
 
 def neighbours(rung: str) -> str:
@@ -408,25 +390,17 @@ def index_page(measured) -> str:
         short = both(html.escape(IDEAS[rung][0]), html.escape(IDEAS[rung][1]))
         steps.append(f'<li><a class=rung href="{rung}.html">{rung}</a> {short}{changes}{bought(rung, measured)}</li>')
         below = rung
-    figures = f'<p class=where>{both("这一架阶梯的数字正在测。", "The figures of this ladder are being measured.")}</p>'
+    figures = ''
     if measured:
         machine = measured['machine']
         name = machine['gpu'] or machine['cpu']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
-        where = both(f'{name}，{machine["cores"]} 核，{packages}。每级用同样的大小、同样的歌、同样多的文字。'
-                     'bits/char 越低越好，后面括号里是与上一级的差，± 是几个种子之间的标准差；'
-                     'tok/s 是几轮的中位数（最低 … 最高），v4～v6 的计算一模一样，差别只是机器当时的快慢。'
-                     '曲线是第一个种子的；v0_char_english 读英文，v11、v12 的测试歌曲不同，都不在图中。'
-                     '怎么测的：bench/README.md。',
-                     f'{name}, {machine["cores"]} cores, {packages}. Every rung has the same size, songs and text. '
-                     'Lower bits/char is better; the difference from the rung below follows in brackets, ± is the '
-                     'standard deviation over seeds. tok/s is the median of some rounds (lowest … highest); v4 to v6 '
-                     'do the same arithmetic, and differ by the speed of the machine at the time. The curves are those '
-                     'of the first seed; v0_char_english reads English, v11 and v12 have other test songs; they are '
-                     'not drawn. '
-                     'How it was measured: bench/README.md.')
-        figures = f'<h2>{both("每一级的曲线", "The curves of the rungs")}</h2><p class=where>{where}</p>'
-        figures += curves(measured)
+        where = both(f'{name}，{machine["cores"]} 核，{packages}，自带的样本，常量不改，跑完的结果。bits/char 越低越好'
+                     '；v0_char_english 读英文，v11、v12 的测试歌曲不同，不能与别的级比。怎么测的：bench/README.md。',
+                     f'{name}, {machine["cores"]} cores, {packages}; the shipped sample, constants as they stand, '
+                     'whole runs. Lower bits/char is better; v0_char_english reads English, v11 and v12 have other '
+                     'test songs: not to be compared with the others. How it was measured: bench/README.md.')
+        figures = f'<h2>{both("测出来的", "Measured")}</h2><p class=where>{where}</p>{curves(measured)}'
     head = both('从零训练一个写歌词的 GPT：一架阶梯', 'A GPT that writes song lyrics, from scratch: a ladder')
     text = both('每个脚本都是完整的，每一级只加一个想法。相邻两级的差异，就是一课。从最下面一级开始往上读。',
                 'Every script is complete, and each step adds one idea. The difference between two neighbours is the '
