@@ -3,8 +3,9 @@
     python bench/field.py --nanogpt DIR --lyrics FOLDER --corpus "classical poems"
 
 DIR is a checkout of github.com/karpathy/nanoGPT; nothing in it is changed but data/ladder/ and out-ladder/. Three
-rounds in turn, each model at its best rate (`rates` of ladder.py must have run; nanoGPT's is searched on the same grid).
-Its loss is measured on whole windows of the test songs, as v6's last line is. Writes bench/results/field-<machine>-<corpus>.json.
+rounds in turn, each model at its best rate (`rates` of ladder.py must have run; nanoGPT's is searched on the same
+grid). Its loss is measured on whole windows of the test songs, as v6's last line is. Writes
+bench/results/field-<machine>-<corpus>.json.
 """
 import argparse
 import json
