@@ -68,6 +68,17 @@ def climb(results: dict) -> str:
     return table(['脚本', '学习率', f'{STEPS} 步后的 bits/char', '比上一级', '读同样多的字', 'tok/s', '字/s'], rows)
 
 
+def shipped(results: dict) -> str:
+    """Constants as they stand: what a learner's own run should look like."""
+    rows = []
+    for rung in RUNGS:
+        for job in by(results, f'shipped/{rung}').values():
+            points = '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:])
+            rows.append([f'`{rung}`', points, f'{final(job):.3f}', f'{job["tok_per_s"]:,}',
+                         f'{job["peak_memory"] / 2**30:.1f} GiB'])
+    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
+
+
 def rates(results: dict) -> str:
     rows = []
     for family in FAMILIES:
@@ -145,8 +156,8 @@ def break_even(results: dict) -> str:
 
 def tables(results: dict) -> dict[str, str]:
     """name -> Markdown of each experiment that has results."""
-    made = {'climb': climb, 'rates': rates, 'without': without, 'corpus': break_even}
-    needs = {'climb': 'steps', 'rates': 'rates', 'without': 'without', 'corpus': 'corpus'}
+    made = {'shipped': shipped, 'climb': climb, 'rates': rates, 'without': without, 'corpus': break_even}
+    needs = {'shipped': 'shipped', 'climb': 'steps', 'rates': 'rates', 'without': 'without', 'corpus': 'corpus'}
     found = {name: make(results) for name, make in made.items() if by(results, needs[name])}
     if said := currencies(results):
         found['currencies'] = '\n'.join(f'- `{rung}`：{text}' for rung, text in said.items())
