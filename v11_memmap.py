@@ -344,7 +344,7 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)
+        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)    # 用 float32 归一
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)

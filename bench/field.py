@@ -29,8 +29,7 @@ RESULTS = running.ROOT / 'bench' / 'results'
 def prepare(nano: Path, corpus: list, data: Path):
     """Write v6's tokens as nanoGPT reads them; (test tokens, test characters)."""
     source = running.edit('v6_wandb', settings.CONTROLLED | {'LYRICS_DIR': str(data)})
-    for file in corpus:
-        (data / file.name).symlink_to(file.resolve())
+    running.link(corpus, data)
     module = {'__name__': 'v6', '__file__': 'v6_wandb.py'}
     exec(compile(source, 'v6_wandb.py', 'exec'), module)
     tokenizer, train, test, characters = module['load_data']()

@@ -3,16 +3,30 @@ import io
 import json
 import re
 import statistics
+from contextlib import suppress
 from pathlib import Path
 
-from settings import EVERY, FAMILIES, RUNGS, SAME_TRAINING, STEPS, WITHOUT, chars_per_token, rate
+from settings import (
+    EVERY,
+    FAMILIES,
+    FILES,
+    MICRO,
+    PROCESSES,
+    RUNGS,
+    SAME_TRAINING,
+    SIZES_OF_CORPUS,
+    STEPS,
+    WITHOUT,
+    chars_per_token,
+    rate,
+)
 
 COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8', '#0c8599', '#d6457a']    # 3:1 or more on white and near-black
 
 
 def by(results: dict, prefix: str) -> dict:
-    """What follows the prefix and a slash in a key -> job."""
-    return {key[len(prefix) + 1:]: job for key, job in results['jobs'].items() if key.startswith(prefix + '/')}
+    """What follows the prefix and a slash in a key -> job, sorted: side by side, jobs end in any order."""
+    return {key[len(prefix) + 1:]: job for key, job in sorted(results['jobs'].items()) if key.startswith(prefix + '/')}
 
 
 def final(job: dict) -> float:
@@ -104,53 +118,70 @@ def reached(job: dict, loss: float) -> int | None:
 
 def currencies(results: dict) -> dict[str, str]:
     """rung -> what it buys, in one Chinese sentence with its figures; only what has been measured."""
-    jobs, said = results['jobs'], {}
-    steps = {rung: first(found) for rung in RUNGS[1:] if (found := by(results, f'steps/{rung}'))}
+    jobs = results['jobs']
 
     def change(rung):
         return difference(by(results, f'steps/{rung}'), below(results, rung)) + ' bits/char'
 
-    if 'v12_ddp' in steps:
+    def rope():
         longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
-        tokens = chars_per_token(steps['v1_bpe_rope'])
-        said['v0_char_rope'] = (f'同样的步数，{change("v0_char_rope")}；窗口是训练时的两倍、四倍，损失从'
-                                f' {longer[0]:.3f} 到 {longer[1]:.3f}、{longer[2]:.3f}（学来的位置没有那些行，不能算）')
-        said['v1_bpe_rope'] = f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{change("v1_bpe_rope")}'
-        for rung in ('v2_cosine_lr', 'v4_flash_optim', 'v9_llama'):
-            said[rung] = f'同样的步数，{change(rung)}'
-        plain, amp, both = (speed(results, f'v3_gpt2_amp/autocast {a}, compile {c}') for a, c in
+        return (f'同样的步数，{change("v0_char_rope")}；窗口是训练时的两倍、四倍，损失从 {longer[0]:.3f} 到'
+                f' {longer[1]:.3f}、{longer[2]:.3f}（学来的位置没有那些行，不能算）')
+
+    def bpe():
+        tokens = chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
+        return f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{change("v1_bpe_rope")}'
+
+    def amp():
+        plain, amp, both = (median(by(results, f'speed/v3_gpt2_amp/autocast {a}, compile {c}')) for a, c in
                             ((False, False), (True, False), (True, True)))
-        compiled = by(results, 'speed/v3_gpt2_amp/autocast True, compile True')
-        said['v3_gpt2_amp'] = (f'混合精度让 tok/s {amp / plain - 1:+.0%}，再编译 {both / amp - 1:+.0%}'
-                               f'（先要编译 {median(compiled, "compile_seconds"):.0f} 秒）')
+        seconds = median(by(results, 'speed/v3_gpt2_amp/autocast True, compile True'), 'compile_seconds')
+        return f'混合精度让 tok/s {amp / plain - 1:+.0%}，再编译 {both / amp - 1:+.0%}（先要编译 {seconds:.0f} 秒）'
+
+    def checkpoint():
         saving = [float(line.split()[1]) for line in jobs['own/v5_checkpoint/saving']['extra']]
-        said['v5_checkpoint'] = f'存一次 {statistics.median(saving):.2f} 秒；损失不变'
-        said['v6_wandb'] = '损失不变，多了看得见的曲线'
-        micro = by(results, 'own/v7_grad_accum')
-        said['v7_grad_accum'] = '内存的峰值：' + '，'.join(
-            f'一份 {key.split()[1]} 个窗口 {job["peak_memory"] / 2**20:.0f} MiB' for key, job in micro.items())
-        said['v8_mfu'] = f'MFU {median(by(results, "speed/v8_mfu"), "mfu"):.0f}%'
-        v6 = final(steps['v6_wandb'])
-        at = reached(steps['v10_muon'], v6)
-        seconds = (at * steps['v10_muon']['tokens_per_step'] / speed(results, 'v10_muon'),
-                   STEPS * steps['v6_wandb']['tokens_per_step'] / speed(results, 'v6_wandb'))
-        said['v10_muon'] = (f'{change("v10_muon")}；{at} 步（{seconds[0]:.0f} 秒）就到了 v6 在 {STEPS} 步'
-                            f'（{seconds[1]:.0f} 秒）后的 {v6:.3f}')
-        memory = [[jobs[f'own/{rung}/{files} files']['peak_memory'] / 2**20 for files in (1, 5)]
-                  for rung in ('v10_muon', 'v11_memmap')]
-        said['v11_memmap'] = ('数据从一份到五份，内存的峰值 v10 从 {:.0f} 到 {:.0f} MiB，v11 从 {:.0f} 到 {:.0f} MiB'
-                              .format(*memory[0], *memory[1]))
-        ddp = by(results, 'own/v12_ddp')
-        said['v12_ddp'] = '，'.join(
-            f'{key.split()[0]} 个进程 {job["tok_per_s"]:,} tok/s、损失 {job["curve"][-1]["test"]:.4f}'
-            for key, job in ddp.items()) + f'；每步每个进程发出 {4 * first(ddp)["parameters"] / 1e6:.1f} MB'
+        return f'存一次 {statistics.median(saving):.2f} 秒；损失不变'
+
+    def accumulation():
+        memory = [(micro, jobs[f'own/v7_grad_accum/micro {micro}']['peak_memory'] / 2**20) for micro in MICRO]
+        return '内存的峰值：' + '，'.join(f'一份 {micro} 个窗口 {mib:.0f} MiB' for micro, mib in memory)
+
+    def muon():
+        v6, v10 = jobs['steps/v6_wandb/seed 1'], jobs['steps/v10_muon/seed 1']
+        seconds = [step * job['tokens_per_step'] / speed(results, rung) for step, job, rung in
+                   ((reached(v10, final(v6)), v10, 'v10_muon'), (STEPS, v6, 'v6_wandb'))]
+        return (f'{change("v10_muon")}；{reached(v10, final(v6))} 步（{seconds[0]:.0f} 秒）就到了 v6 在 {STEPS} 步'
+                f'（{seconds[1]:.0f} 秒）后的 {final(v6):.3f}')
+
+    def memmap():
+        memory = [jobs[f'own/{rung}/{files} files']['peak_memory'] / 2**20 for rung in ('v10_muon', 'v11_memmap')
+                  for files in FILES[::len(FILES) - 1]]
+        return (f'数据从一份到{FILES[-1]}份，内存的峰值 v10 从 {memory[0]:.0f} 到 {memory[1]:.0f} MiB，'
+                f'v11 从 {memory[2]:.0f} 到 {memory[3]:.0f} MiB')
+
+    def ddp():
+        runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in PROCESSES]
+        speeds = [f'{n} 个进程 {job["tok_per_s"]:,} tok/s、损失 {job["curve"][-1]["test"]:.4f}' for n, job in runs]
+        return f'{"，".join(speeds)}；每步每个进程发出 {4 * runs[0][1]["parameters"] / 1e6:.1f} MB'
+
+    sentences = {'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v3_gpt2_amp': amp, 'v5_checkpoint': checkpoint,
+                 'v7_grad_accum': accumulation, 'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp,
+                 'v8_mfu': lambda: f'MFU {median(by(results, "speed/v8_mfu"), "mfu"):.0f}%'}
+    for rung in ('v2_cosine_lr', 'v4_flash_optim', 'v9_llama'):
+        if by(results, f'steps/{rung}'):
+            sentences[rung] = lambda rung=rung: f'同样的步数，{change(rung)}'
+    said = {}
+    for rung in RUNGS:
+        with suppress(KeyError, statistics.StatisticsError, TypeError):     # not measured yet, or never reached
+            said[rung] = sentences[rung]()
     return said
 
 
 def break_even(results: dict) -> str:
-    jobs = by(results, 'corpus/v0_char_rope')
-    rows = [[key.removesuffix(' songs').replace('all', '全部'), f'{final(job):.3f}',
-             f'{final(results["jobs"][f"corpus/v1_bpe_rope/{key}"]):.3f}'] for key, job in jobs.items()]
+    chars, bpe = by(results, 'corpus/v0_char_rope'), by(results, 'corpus/v1_bpe_rope')
+    keys = [f'{songs or "all"} songs' for songs in SIZES_OF_CORPUS]
+    rows = [[key.split()[0].replace('all', '全部'), f'{final(chars[key]):.3f}', f'{final(bpe[key]):.3f}']
+            for key in keys if key in chars and key in bpe]
     return table(['歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
 
 

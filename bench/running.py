@@ -49,6 +49,14 @@ def files_of(lyrics: Path | None) -> list[Path]:
     return found or [ROOT / 'ChineseLyrics' / 'sample.json']
 
 
+def link(files: list[Path], folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        if not (folder / file.name).is_symlink():
+            (folder / file.name).symlink_to(file.resolve())
+    return folder
+
+
 def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
     """Run a script in a folder of its own: its curve, speed, parameters, peak memory (bytes), extra lines it printed.
 
@@ -56,12 +64,8 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
     the end of the script's output when it fails.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if job['files']:                                          # a part of the corpus, for this run alone
-            data = Path(folder) / 'data'
-            data.mkdir()
-        for file in corpus[:job['files']]:
-            if not (data / file.name).exists():
-                (data / file.name).symlink_to(file.resolve())
+        if job['files']:                                            # a part of the corpus, for this run alone
+            data = link(corpus[:job['files']], Path(folder) / 'data')
         (Path(folder) / 'ChineseLyrics').symlink_to(data)
         (Path(folder) / 'input.txt').symlink_to(ROOT / 'input.txt')
         (Path(folder) / f'{job["rung"]}.py').write_text(source, encoding='utf-8')
@@ -102,11 +106,13 @@ def save(path: Path, results: dict):
 def run_all(jobs: list[dict], results: dict, path: Path, lyrics: Path | None, data: Path) -> list[str]:
     """Run what has no result yet; the keys of the jobs that failed (their last lines go to stderr, others go on)."""
     corpus, todo, failed = files_of(lyrics), [], []
+    link(corpus, data)
     for job in jobs:
         source = edit(job['rung'], job['constants'], job['patches'])
         mark = fingerprint(source, corpus, results['machine']['packages'])
         if results['jobs'].get(job['key'], {}).get('fingerprint') != mark:
             todo.append((job, source, mark))
+            results['jobs'].pop(job['key'], None)                   # of another script or corpus: not shown any more
     print(f'{len(jobs)} runs, {len(jobs) - len(todo)} of them done already', flush=True)
     together = [entry for entry in todo if not entry[0]['alone']]
     alone = [entry for entry in todo if entry[0]['alone']]

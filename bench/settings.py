@@ -23,7 +23,8 @@ MUON_GRID = (1e-2, 2e-2, 4e-2, 8e-2)                # of the word vectors; the m
 VALIDATION = [('songs = load_songs()\n', 'songs = load_songs()\n    songs = songs[:int(0.9 * len(songs))]\n')]
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_memmap', 'v12_ddp'}     # one seed
 SIZES_OF_CORPUS = (1000, 4000, 16000, None)         # songs, for characters against BPE
-MICRO = (1, 2, 4, 8, 16)
+MICRO, PROCESSES = (1, 2, 4, 8, 16), (1, 2, 4)
+FILES = (1, 2, 3, 4, 5)                             # of a large corpus, for the memory that it takes
 
 # Leave one out: (rung, idea, its name in Chinese and what stands in for it, constants or patches).
 WITHOUT = [
@@ -122,7 +123,7 @@ def plan(experiment: str, results: dict) -> list[dict]:
             if any('@V9' in new for _, new in patches):
                 patches = [(old, new.replace('@V9', str(rate(results, 'v9_llama')))) for old, new in patches]
             add(f'{rung}/{idea}/seed 1', rung, CONTROLLED | rates_of(results, rung) | {'SEED': 1} | constants, patches)
-    elif experiment == 'corpus':
+    elif experiment == 'corpus' and results['corpus'] != 'sample':     # too few songs
         for songs in SIZES_OF_CORPUS:
             for rung in ('v0_char_rope', 'v1_bpe_rope'):
                 add(f'{rung}/{songs or "all"} songs', rung, CONTROLLED | rates_of(results, rung) | {'MAX_SONGS': songs})
@@ -139,9 +140,9 @@ def plan(experiment: str, results: dict) -> list[dict]:
         add('v5_checkpoint/saving', 'v5_checkpoint', SHORT | {'SAVE_INTERVAL': 20}, SAVING, alone=True)
         for micro in MICRO:
             add(f'v7_grad_accum/micro {micro}', 'v7_grad_accum', SHORT | {'MICRO_BATCH_SIZE': micro}, alone=True)
-        for files in (1, 2, 3, 4, 5):
+        for files in FILES if results['corpus'] != 'sample' else ():
             for rung in ('v10_muon', 'v11_memmap'):
                 add(f'{rung}/{files} files', rung, SHORT | {'TRAIN_ITERS': 1}, alone=True, files=files)
-        for processes in (1, 2, 4):
+        for processes in PROCESSES:
             add(f'v12_ddp/{processes} processes', 'v12_ddp', SHORT, alone=True, processes=processes)
     return jobs

@@ -31,12 +31,15 @@ def imported(source, path):
 
 def fake(experiments=('rates', 'steps', 'characters')):
     """Results as if these experiments had been run: 2 bits less for every rung than for the one before it."""
-    results = {'machine': describe(), 'corpus': 'sample', 'jobs': {}}
+    results = {'machine': describe(), 'corpus': 'poems', 'jobs': {}}
+    extra = {'longer windows': ['longer 1 5.0', 'longer 2 6.0', 'longer 4 7.5'], 'saving': ['saving 0.1', 'saving 0.3']}
     for experiment in experiments:
         for job in settings.plan(experiment, results):
             bits = 20 - settings.RUNGS.index(job['rung']) + job['constants'].get('LEARNING_RATE', 0)
-            curve = [{'step': step, 'train': 1.0, 'test': bits, 'bits_per_char': bits} for step in (0, 600)]
-            results['jobs'][job['key']] = {'curve': curve, 'tok_per_s': 1000, 'tokens_per_step': 2048}
+            curve = [{'step': step, 'train': 1.0, 'test': bits, 'bits_per_char': bits} for step in (0, 300, 600)]
+            results['jobs'][job['key']] = {'curve': curve, 'tok_per_s': 1000, 'tokens_per_step': 2048, 'peak_memory': 2**30,
+                                           'parameters': 1e6, 'compile_seconds': 9, 'mfu': 30.0,
+                                           'extra': extra.get(job['key'].split('/')[-1], [])}
     return results
 
 
@@ -207,6 +210,19 @@ def test_a_rung_is_compared_with_the_last_that_changes_the_training():
     results = fake(['rates', 'steps'])
     assert report.below(results, 'v9_llama') == report.by(results, 'steps/v4_flash_optim') != {}
     assert report.below(results, 'v0_char_chinese') == {}
+
+
+def test_sentences_appear_as_their_experiments_are_run():
+    """The report can be written after any of the experiments; after all of them each rung but v0, v6 has its sentence."""
+    done = []
+    for experiment in ('rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own', 'shipped'):
+        done.append(experiment)
+        found = report.tables(fake(done))
+    said = report.currencies(fake(done))
+    assert list(said) == [rung for rung in settings.RUNGS if rung not in ('v0_char_english', 'v0_char_chinese', 'v6_wandb')]
+    assert '5.000 到 6.000、7.500' in said['v0_char_rope'] and said['v5_checkpoint'].startswith('存一次 0.20 秒')
+    assert '4.0 MB' in said['v12_ddp'] and '300 步（614 秒）' not in said['v10_muon'] and '0 步（0 秒）就到了' in said['v10_muon']
+    assert set(found) == {'shipped', 'climb', 'rates', 'without', 'corpus', 'currencies'}
 
 
 def test_steps_to_a_loss():
