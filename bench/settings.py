@@ -67,6 +67,9 @@ LONGER = [('        if last:\n            break\n', '''        if last:
             for times in (1, 2, 4):
                 globals()['BLOCK_SIZE'] = times * 128
                 model.rope = rope_table().to(DEVICE)
+                for block in model.blocks:
+                    for head in block.attention.heads:
+                        head.tril = torch.ones(BLOCK_SIZE, BLOCK_SIZE, device=DEVICE).tril().bool()
                 print('longer', times, estimate_loss(model, test_data))
             break
 ''')]

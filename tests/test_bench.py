@@ -225,6 +225,15 @@ def test_sentences_appear_as_their_experiments_are_run():
     assert set(found) == {'shipped', 'climb', 'rates', 'without', 'corpus', 'currencies'}
 
 
+@pytest.mark.parametrize(('rung', 'patches', 'lines'), [('v0_char_rope', settings.LONGER, 3), ('v5_checkpoint', settings.SAVING, 2)])
+def test_what_a_rung_does_not_print_by_itself(rung, patches, lines, lyrics_dir, tmp_path):
+    constants = TINY | {'TRAIN_ITERS': 4, 'EVAL_INTERVAL': 2, 'MAX_NEW_TOKENS': 1}
+    job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 1, 'files': None}
+    data = running.link([lyrics_dir / 'sample.json'], tmp_path / 'data')
+    result = running.run(running.edit(rung, constants, patches), job, [lyrics_dir / 'sample.json'], data)
+    assert len(result['extra']) == lines and all(float(line.split()[-1]) > 0 for line in result['extra'])
+
+
 def test_steps_to_a_loss():
     curve = [{'step': step, 'bits_per_char': bits} for step, bits in [(0, 12.0), (50, 8.0), (100, 7.0), (150, 6.0)]]
     assert report.reached({'curve': curve}, 7.0) == 100 and report.reached({'curve': curve}, 5.0) is None
