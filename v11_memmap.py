@@ -53,7 +53,7 @@ BIG = GPU and sum(Path(f).stat().st_size for f in data_files) > 10e6    # 大模
 BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
 TOKENIZER_BYTES = 50_000_000                # 学词表最多用多少字节的数据
 TOKEN_DIR = 'checkpoints/tokens'            # token 文件放在这里
-FORMAT = 1                                  # token 文件的版本：清洗、分词的代码变了就加 1
+FORMAT = 2                                  # token 文件的版本：清洗、分词的代码变了就加 1
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
