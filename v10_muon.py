@@ -2,8 +2,8 @@
 
 相对 v9_llama.py 的改动：
 - `Muon` 把动量正交化再更新（`orthogonalize`），各方向走同样远；`make_optimizer` 把各层的矩阵交给它，学习率 `MUON_LR`，
-  词向量和 RMSNorm 仍用 AdamW，不衰减，`LEARNING_RATE`、`MIN_LR` 现在是它们的；`WEIGHT_DECAY` 在小样本上大一些；
-  发散时要改小的多了一个（`estimate_loss`）；
+  词向量和 RMSNorm 仍用 AdamW，不衰减，`LEARNING_RATE`、`MIN_LR` 现在只是它们的，可以高得多；动量 `MUON_MOMENTUM`；
+  `WEIGHT_DECAY` 在小样本上大一些；发散时也可以改小 `MUON_LR`（`estimate_loss`）；
 - `MultiHeadAttention` 里，q、k 每个头先 RMSNorm 再旋转（QK-Norm，arXiv:2010.04245）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
@@ -52,8 +52,9 @@ BATCH_SIZE = 64 if BIG else 16              # 一步训练多少个窗口
 MICRO_BATCH_SIZE = 16 if BIG else 8         # 一份多少个窗口：显存只要放得下一份
 BLOCK_SIZE = 1024 if BIG else 128           # 窗口长度（token），也就是模型能看到的上文
 MUON_LR = 0.02                              # Muon 的学习率的峰值：各层的矩阵
+MUON_MOMENTUM = 0.95                        # Muon 的动量
 LEARNING_RATE = 6e-3 if BIG else 1e-2       # AdamW 的学习率的峰值：词向量、RMSNorm
-MIN_LR = 6e-4 if BIG else 1e-3              # 最后的；Muon 的按同样的比例下降
+MIN_LR = 6e-4 if BIG else 1e-3              # AdamW 最后的学习率；Muon 的按同样的比例下降
 WARMUP_ITERS = 200                          # 前多少步从 0 升到峰值
 TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
@@ -103,9 +104,10 @@ def fail(message):
 
 
 # ---------- 数据 ----------
+# 认职务、段落之前，繁体的字换成简体
+simplified = str.maketrans('詞暫監製箏輯譯編錄劃籌統傳發樂擊帶貝鍵盤聲獨後總廣號鳴謝權視覺設計隊團導間過門複經許請純無',
+                           '词暂监制筝辑译编录划筹统传发乐击带贝键盘声独后总广号鸣谢权视觉设计队团导间过门复经许请纯无')
 # 不是歌词的行。署名要有职务，后面还要有分隔（作词：某某）：以「鼓」「制作」开头的歌词不能误删
-simplified = str.maketrans('詞暫監製縮簫箏輯譯編錄劃籌傳發樂擊帶貝鍵盤聲後總廣權視覺設計隊團導間過門橋複許請純無',
-                           '词暂监制缩箫筝辑译编录划筹传发乐击带贝键盘声后总广权视觉设计队团导间过门桥复许请纯无')
 junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:上传|提供|访问)|.*著作权人   # 文件头、声明
     |.*未经.{0,15}(?:不得|禁止|请勿).{0,9}[唱录用载]|.*纯音乐\W*(?:$|.*欣|无[歌词])
     |(?=[\w\s/、&·]*?(?:[曲监制混缩箫筝弦胡琶辑译演绘]|(?<!歌)词|[琴鼓笛](?!声)|编(?!号)|录[音制]|[策企统宣][划筹传发]
@@ -121,7 +123,7 @@ junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:
 def clean(lyric):
     """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
     lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
-    lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合][声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
+    lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]+[声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
     return '\n'.join(line for line in map(str.strip, lyric.splitlines()) if not junk.match(line.translate(simplified)))
 
 
@@ -340,7 +342,7 @@ class GPT(nn.Module):
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02)    # 一共加 2 N_LAYERS 次
 
-    # 矩阵乘法用 AMP_DTYPE 算；权重、softmax、LayerNorm、损失仍是 float32（arXiv:1710.03740）
+    # 矩阵乘法用 AMP_DTYPE 算；权重、损失仍是 float32（arXiv:1710.03740），GPU 上 softmax、归一化也是
     @torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
     def forward(self, idx, targets=None):                           # (B, T), (B, T)
         T = idx.shape[1]
@@ -438,7 +440,10 @@ def get_lr(step):
 
 
 def orthogonalize(m):
-    """把 m (..., 行, 列) 近似地正交化：牛顿–舒尔茨迭代五次，奇异值大多来到 0.7 和 1.2 之间。"""
+    """把 m (..., 行, 列) 近似地正交化：牛顿–舒尔茨迭代五次，奇异值大多来到 0.7 和 1.2 之间。
+
+    x = U S Vᵀ 时，x xᵀ x = U S³ Vᵀ：这样的多项式只改变奇异值。系数是调出来的：小的奇异值每次放大 3.4 倍，不求精确到 1。
+    """
     x = m / (m.norm(dim=(-2, -1), keepdim=True) + 1e-7)             # 奇异值不超过 1
     x = x.to(getattr(torch, AMP_DTYPE)) if USE_AMP else x
     if m.shape[-2] > m.shape[-1]:
@@ -450,7 +455,7 @@ def orthogonalize(m):
 
 
 class Muon(torch.optim.AdamW):
-    """第一组是各层的矩阵，用 Muon（kellerjordan.github.io/posts/muon，arXiv:2502.16982）；其余的组用 AdamW。"""
+    """第一组是各层的矩阵，用 Muon（kellerjordan.github.io/posts/muon；衰减见 arXiv:2502.16982）；其余的组用 AdamW。"""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -467,15 +472,18 @@ class Muon(torch.optim.AdamW):
                 # step 在 Muon 里用不着，AdamW 读检查点时要有
                 self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
-                momentum.lerp_(p.grad, 1 - 0.95)
-                updates.append(p.grad.lerp(momentum, 0.95))         # Nesterov：比动量再往前看一步
+                momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
+                updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))         # Nesterov：比动量再往前看一步
             for p, update in zip(matrices, orthogonalize(torch.stack(updates))):
                 p.mul_(1 - muon['lr'] * muon['weight_decay'])
                 p.add_(update, alpha=-muon['lr'] * max(1, rows / columns) ** 0.5)   # 高的矩阵走大一些
 
 
 def make_optimizer(model):
-    """Muon 更新各层的矩阵，AdamW（arXiv:1711.05101）更新词向量和 RMSNorm。peak 是一组的学习率的峰值。"""
+    """Muon 更新各层的矩阵，AdamW（arXiv:1711.05101）更新词向量和 RMSNorm。peak 是一组的学习率的峰值。
+
+    不用 fused 的 AdamW：它自己跳过溢出的一步，Muon 那一半却不会跳过。
+    """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and 'embedding' not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim < 2 or 'embedding' in name]
     return Muon([{'params': matrices, 'peak': MUON_LR, 'weight_decay': WEIGHT_DECAY},
@@ -579,7 +587,7 @@ def main():
 
     model = GPT(len(tokenizer)).to(DEVICE)
     optimizer = make_optimizer(model)
-    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
+    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
     lock, settings = lock_folder(), config(hashlib.sha256(train_data.numpy()).hexdigest()[:12])
@@ -587,9 +595,9 @@ def main():
     if start >= TRAIN_ITERS:
         print(f'训练已经完成（{start} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
         return
+    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
     if USE_COMPILE:
         compile_blocks(model, train_data)
-    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
 
     run = start_wandb(wandb_id, settings)
     peak, flops = matrix_rate(), flops_per_token(model)

@@ -73,9 +73,10 @@ def fail(message):
 
 
 # ---------- 数据 ----------
+# 认职务、段落之前，繁体的字换成简体
+simplified = str.maketrans('詞暫監製箏輯譯編錄劃籌統傳發樂擊帶貝鍵盤聲獨後總廣號鳴謝權視覺設計隊團導間過門複經許請純無',
+                           '词暂监制筝辑译编录划筹统传发乐击带贝键盘声独后总广号鸣谢权视觉设计队团导间过门复经许请纯无')
 # 不是歌词的行。署名要有职务，后面还要有分隔（作词：某某）：以「鼓」「制作」开头的歌词不能误删
-simplified = str.maketrans('詞暫監製縮簫箏輯譯編錄劃籌傳發樂擊帶貝鍵盤聲後總廣權視覺設計隊團導間過門橋複許請純無',
-                           '词暂监制缩箫筝辑译编录划筹传发乐击带贝键盘声后总广权视觉设计队团导间过门桥复许请纯无')
 junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:上传|提供|访问)|.*著作权人   # 文件头、声明
     |.*未经.{0,15}(?:不得|禁止|请勿).{0,9}[唱录用载]|.*纯音乐\W*(?:$|.*欣|无[歌词])
     |(?=[\w\s/、&·]*?(?:[曲监制混缩箫筝弦胡琶辑译演绘]|(?<!歌)词|[琴鼓笛](?!声)|编(?!号)|录[音制]|[策企统宣][划筹传发]
@@ -91,7 +92,7 @@ junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:
 def clean(lyric):
     """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
     lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
-    lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合][声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
+    lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]+[声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
     return '\n'.join(line for line in map(str.strip, lyric.splitlines()) if not junk.match(line.translate(simplified)))
 
 
@@ -281,7 +282,7 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(N_EMBED)
         self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
 
-    # 矩阵乘法用 AMP_DTYPE 算；权重、softmax、LayerNorm、损失仍是 float32（arXiv:1710.03740）
+    # 矩阵乘法用 AMP_DTYPE 算；权重、损失仍是 float32（arXiv:1710.03740），GPU 上 softmax、归一化也是
     @torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)
     def forward(self, idx, targets=None):                           # (B, T), (B, T)
         T = idx.shape[1]
@@ -371,11 +372,11 @@ def main():
 
     model = GPT(len(tokenizer)).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来
+    # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
+    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
     if USE_COMPILE:
         compile_blocks(model, train_data)
-    print(f'参数 {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M | 瞎猜的损失 {math.log(len(tokenizer)):.4f}')
 
     began = time.perf_counter()
     for step in range(TRAIN_ITERS + 1):
