@@ -312,7 +312,7 @@ def read_options():
     given.add_argument('--prompts', type=Path, metavar='文件', help='一行一个开头（UTF-8），空行不算')
     given.add_argument('--interactive', action='store_true', help='你一句，它接着写；中途可以改设置')
     add('--num', type=int, default=1, metavar='N', help='每个开头写几首，默认 %(default)s；种子依次加 1')
-    add('--output', type=Path, metavar='文件', help='存成 JSON Lines（prompt, text, settings, seed），写完才覆盖旧文件')
+    add('--output', type=Path, metavar='文件', help='存成 JSON Lines（prompt, text, settings, seed），停下时才覆盖')
     for name, (kind, default, _, text) in SETTINGS.items():
         text += '' if default is None else f'；默认 {default}'
         add(f'--{name.replace("_", "-")}', type=kind, default=default, metavar='X', help=text)

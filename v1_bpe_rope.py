@@ -72,17 +72,17 @@ junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:
     |.*未经.{0,15}(?:不得|禁止|请勿).{0,9}[唱录用载]|.*纯音乐\W*(?:$|.*欣|无[歌词])
     |(?=[\w\s/、&·]*?(?:[曲监制混缩箫筝弦胡琶辑译演绘]|(?<!歌)词|[琴鼓笛](?!声)|编(?!号)|录[音制]|[策企统宣][划筹传发]
         |[音击管]乐|[原翻配伴监]唱|乐[队团]|[人和童][声音]|母带|吉他|贝斯|键盘|萨克斯|小号|后期|总监|出品|发行|推广|版权
-        |封面|视觉|设计|文案|海报|歌手|鸣谢))(?:(?![你我她它的了是会说问台插关起动控])[\w\s/、&·]){1,30}    # 职务
+        |封面|视觉|设计|文案|海报|歌[手名]|鸣谢))(?:(?![你我她它的了是会说问台插关起动控])[\w\s/、&·]){1,30}    # 职务
         (?:[:：】〕\]]|\s*[-－–—](?!—)\s*\S{1,9}$|(?<=[作编][词曲]|作人)\s\S{2,4}$)                            # 分隔
-    |(?:\b(?:lyric|word|writ|music|compos|arrang|produc|perform|mix|master|record|engineer|vocal|guitar|bass|drum|piano
+    |(?:\b(?:lyric|word|writ|music|compos|arrang|pro[dg]|perform|mix|master|record|engineer|vocal|guitar|bass|drum|piano
         |string|keyboard|studio|back|execut|ISRC)\w*|and|[OS]\.?P\.?|\W)+(?:(?:by)?\s*[:：]|by\s+(?-i:[A-Z一-\u9fff]))
-    |(?:重复|repeat|[预导]?副歌|[主导]歌|[前间尾]奏|过门|桥段|[A-D]段|[独念旁]白|verse|(?:pre.?)?chorus|bridge|intro
-        |outro|hook|(?:the\s)?end|rap|music|interlude)[\s\dx×*一二三四男女合重复副主歌（()）]*[A-D]?\W*$)''')   # 段落
+    |(?:重复|repeat|.?副歌|[主导]歌|[前间尾]奏|过门|桥段|[A-D]段|[独念旁]白|verse|(p\w+.)?chorus|bridge|refrain|hook
+        |intro|outro|(the\s)?end|rap|music|interlude)[\s\dx×*一二三四男女合重复副主歌（()）]*[A-D]?\W*$)''')  # 段落
 
 
 def clean(lyric):
     """歌词正文，一行一句：去掉时间标签、看不见的字符、「男：」这样的角色，和不是歌词的行。"""
-    lyric = re.sub(r'[\[<]\d+:[\d.:]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
+    lyric = re.sub(r'[\[<]\d+[:：][\d.,:：]+[\]>]|[\u200b-\u200f\ufeff\ud800-\udfff]', '', html.unescape(lyric))
     lyric = re.sub(r'(?m)^\s*(?:[（(【\[][男女合]+[)）】\]]|[男女合]+[声聲唱]?[:：])', '', lyric.replace('\xa0', ' '))
     return '\n'.join(line for line in map(str.strip, lyric.splitlines()) if not junk.match(line.translate(simplified)))
 
@@ -90,11 +90,11 @@ def clean(lyric):
 def read_lyrics(file):
     """依次给出一个 lyrics*.json 里各首歌的正文。"""
     entries = json.loads(Path(file).read_text(encoding='utf-8-sig'))
-    for entry in entries:
-        lyric = entry.get('lyric') or ''
-        yield clean(lyric if type(lyric) is str else '\n'.join(lyric))
     if not any(entry.get('lyric') for entry in entries):
         raise ValueError('没有一首有 "lyric"')
+    for entry in entries:
+        lyric = entry.get('lyric') or ''
+        yield clean(lyric if type(lyric) is str else '\n'.join(lyric))         # 多数文件存成一行一项的列表
 
 
 def load_songs():
@@ -106,7 +106,7 @@ def load_songs():
         try:
             texts.extend(read_lyrics(file))
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            fail(f'{file} 读到第 {len(texts) - before + 1} 首出错（{error}）：要 UTF-8，格式见 ChineseLyrics/README.md')
+            fail(f'{file} 第 {len(texts) - before + 1} 首附近出错（{error}）：要 UTF-8，格式见 ChineseLyrics/README.md')
     songs = list({re.sub(r'\W', '', text): text for text in texts if text}.values())     # 一样的只留一首
     print(f'{"、".join(files[:3])}：{len(songs)} 首，空 {texts.count("")}，重复 {sum(map(bool, texts)) - len(songs)}')
     return [songs[i] for i in torch.randperm(len(songs), generator=torch.Generator().manual_seed(SEED))][:MAX_SONGS]
