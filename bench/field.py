@@ -2,13 +2,12 @@
 
     python bench/field.py --nanogpt DIR --lyrics FOLDER --corpus "classical poems"
 
-DIR is a checkout of github.com/karpathy/nanoGPT; nothing in it is changed but data/ladder/ and out-ladder/. Three
-rounds in turn, each model at its best rate (`rates` of ladder.py must have run; nanoGPT's is searched on the same
-grid). Its loss is measured on whole windows of the test songs, as v6's last line is. Writes
-bench/results/field-<machine>-<corpus>.json.
+DIR is a checkout of github.com/karpathy/nanoGPT; nothing in it is changed but data/ladder/ and out-ladder/. Each
+model's peak rate is the best of the grid of ladder.py, on the last tenth of the training songs; then three rounds in
+turn, each with a seed (split, windows, weights) of its own. Losses are over whole windows of the test songs. Writes
+bench/results/field/<machine>-<corpus>.json.
 """
 import argparse
-import json
 import math
 import pickle
 import re
@@ -18,19 +17,19 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import report
 import running
 import settings
 import torch
 from machine import describe
 
-RESULTS = running.ROOT / 'bench' / 'results'
+RESULTS, STEPS = running.ROOT / 'bench' / 'results' / 'field', 600
 
 
-def prepare(nano: Path, corpus: list, data: Path):
+def prepare(nano: Path, data: Path, seed: int, patches: list):
     """Write v6's tokens as nanoGPT reads them; (test tokens, test characters)."""
-    source = running.edit('v6_wandb', settings.CONTROLLED | {'LYRICS_DIR': str(data)})
-    running.link(corpus, data)
     module = {'__name__': 'v6', '__file__': 'v6_wandb.py'}
+    source = running.edit('v6_wandb', settings.CONTROLLED | {'LYRICS_DIR': str(data), 'SEED': seed}, patches)
     exec(compile(source, 'v6_wandb.py', 'exec'), module)
     tokenizer, train, test, characters = module['load_data']()
     folder = nano / 'data' / 'ladder'
@@ -41,15 +40,16 @@ def prepare(nano: Path, corpus: list, data: Path):
     return test, characters
 
 
-def nanogpt(nano: Path, rate: float, steps: int, test, characters: int, seed: int) -> dict:
+def nanogpt(nano: Path, data: Path, rate: float, seed: int, patches: list) -> dict:
     """One run of train.py: its tok/s, and bits/char over whole windows of the test tokens."""
+    test, characters = prepare(nano, data, seed, patches)
     c = settings.CONTROLLED
     options = {'device': 'cuda' if torch.cuda.is_available() else 'cpu', 'compile': torch.cuda.is_available(),
                'dataset': 'ladder', 'out_dir': 'out-ladder', 'n_layer': c['N_LAYERS'], 'n_head': c['N_HEADS'],
                'n_embd': c['N_EMBED'], 'block_size': c['BLOCK_SIZE'], 'batch_size': c['BATCH_SIZE'], 'dropout': 0.0,
-               'gradient_accumulation_steps': 1, 'max_iters': steps, 'lr_decay_iters': steps, 'warmup_iters': 150,
-               'learning_rate': rate, 'min_lr': rate / 10, 'beta2': 0.95, 'eval_interval': steps, 'eval_iters': 1,
-               'log_interval': 1, 'always_save_checkpoint': True}
+               'gradient_accumulation_steps': 1, 'max_iters': STEPS, 'lr_decay_iters': STEPS, 'learning_rate': rate,
+               'warmup_iters': c['WARMUP_ITERS'], 'min_lr': rate / 10, 'beta2': 0.95, 'eval_interval': STEPS,
+               'eval_iters': 1, 'log_interval': 1, 'always_save_checkpoint': True}
     seeded = (nano / 'train.py').read_text(encoding='utf-8').replace('manual_seed(1337', f'manual_seed({seed}')
     command = [sys.executable, '-c', seeded] + [f'--{name}={value}' for name, value in options.items()]
     done = subprocess.run(command, cwd=nano, capture_output=True, encoding='utf-8')
@@ -72,35 +72,38 @@ def nanogpt(nano: Path, rate: float, steps: int, test, characters: int, seed: in
             'bits_per_char': total / count / math.log(2) * len(test) / characters}
 
 
+def ours(rung: str, data: Path, rate: float, seed: int, patches: list) -> dict:
+    constants = settings.CONTROLLED | {'LEARNING_RATE': rate, 'MIN_LR': rate / 10, 'TRAIN_ITERS': STEPS, 'SEED': seed,
+                                       'EVAL_INTERVAL': 25}
+    job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 1, 'files': None}
+    found = running.run(running.edit(rung, constants, patches), job, [], data)
+    return {'tok_per_s': found['tok_per_s'], 'bits_per_char': report.final(found), 'curve': found['curve']}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nanogpt', type=Path, required=True)
     parser.add_argument('--lyrics', type=Path)
     parser.add_argument('--corpus', default='sample')
-    parser.add_argument('--rounds', type=int, default=3)
     options = parser.parse_args()
-    machine, name = describe(), re.sub('[^a-z0-9]+', '-', options.corpus.lower())
-    rates = json.loads((RESULTS / f'{machine["name"]}-{name}.json').read_text(encoding='utf-8'))
-    corpus, rounds = running.files_of(options.lyrics), []
-    with tempfile.TemporaryDirectory() as data:
-        test, characters = prepare(options.nanogpt, corpus, Path(data))
-        found = {rate: nanogpt(options.nanogpt, rate, settings.STEPS, test, characters, 1)['bits_per_char']
-                 for rate in settings.GRID}
-        best = min(found, key=found.get)
-        print('nanoGPT by rate:', found)
-        for seed in range(1, options.rounds + 1):
-            row = {'nanoGPT': nanogpt(options.nanogpt, best, settings.STEPS, test, characters, seed)}
-            for rung in ('v6_wandb', 'v10_muon'):
-                constants = settings.CONTROLLED | settings.rates_of(rates, rung)
-                job = {'key': rung, 'rung': rung, 'constants': constants, 'patches': [], 'alone': True, 'processes': 1,
-                       'files': None}
-                result = running.run(running.edit(rung, constants), job, corpus, Path(data))
-                row[rung] = {'tok_per_s': result['tok_per_s'], 'curve': result['curve'],
-                             'bits_per_char': result['curve'][-1]['bits_per_char']}
-            rounds.append(row)
-            print({who: (row[who]['bits_per_char'], row[who]['tok_per_s']) for who in row}, flush=True)
-    running.save(RESULTS / f'field-{machine["name"]}-{name}.json', {'machine': machine, 'corpus': options.corpus,
-                                                                  'nanogpt_rates': found, 'rounds': rounds})
+    machine, tried, rounds = describe(), {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        data = running.link(running.files_of(options.lyrics), Path(folder))
+
+        def run(model, rate, seed, patches=()):
+            function, what = (nanogpt, options.nanogpt) if model == 'nanoGPT' else (ours, model)
+            return function(what, data, rate, seed, patches)
+
+        models = {'nanoGPT': settings.GRID, 'v6_wandb': settings.GRID, 'v10_muon': settings.MUON_GRID}
+        for model, grid in models.items():
+            tried[model] = {rate: run(model, rate, 1, settings.VALIDATION)['bits_per_char'] for rate in grid}
+            print(model, tried[model], flush=True)
+        for seed in settings.SEEDS:
+            rounds.append({model: run(model, min(tried[model], key=tried[model].get), seed) for model in models})
+            print({model: (row['bits_per_char'], row['tok_per_s']) for model, row in rounds[-1].items()}, flush=True)
+    RESULTS.mkdir(exist_ok=True, parents=True)
+    running.save(RESULTS / f'{machine["name"]}-{re.sub("[^a-z0-9]+", "-", options.corpus.lower())}.json',
+                 {'machine': machine, 'corpus': options.corpus, 'steps': STEPS, 'rates': tried, 'rounds': rounds})
 
 
 if __name__ == '__main__':

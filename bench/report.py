@@ -1,27 +1,9 @@
-"""Tables, sentences and plots from a results file; no figure in them is typed by hand."""
-import io
-import json
+"""Tables and sentences from a results file; no figure in them is typed by hand."""
 import re
 import statistics
 from contextlib import suppress
-from pathlib import Path
 
-from settings import (
-    EVERY,
-    FAMILIES,
-    FILES,
-    MICRO,
-    PROCESSES,
-    RUNGS,
-    SAME_TRAINING,
-    SIZES_OF_CORPUS,
-    STEPS,
-    WITHOUT,
-    chars_per_token,
-    rate,
-)
-
-COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8', '#0c8599', '#d6457a']    # 3:1 or more on white and near-black
+import settings as s
 
 
 def by(results: dict, prefix: str) -> dict:
@@ -33,104 +15,107 @@ def final(job: dict) -> float:
     return job['curve'][-1]['bits_per_char']
 
 
-def first(jobs: dict) -> dict:
-    return next(iter(jobs.values()))
+def below(rung: str) -> str | None:
+    """The last rung below that changes the training: what this one is compared with, seed by seed."""
+    changing = [name for name in s.RUNGS[1:s.RUNGS.index(rung)] if name not in s.SAME_TRAINING]
+    return changing[-1] if changing else None
 
 
-def below(results: dict, rung: str) -> dict:
-    """The jobs of the last rung below that changes the training: what this rung is compared with, seed by seed."""
-    changing = [name for name in RUNGS[1:RUNGS.index(rung)] if name not in SAME_TRAINING]
-    return by(results, f'steps/{changing[-1]}') if changing else {}
+def changes(jobs: dict, others: dict) -> list[float]:
+    """bits/char minus that of the others, seed by seed."""
+    return [final(jobs[seed]) - final(others[seed]) for seed in sorted(jobs.keys() & others.keys())]
 
 
-def difference(jobs: dict, others: dict) -> str:
-    """bits/char minus that of the others, seed by seed: mean ± sample standard deviation."""
-    values = [final(jobs[seed]) - final(others[seed]) for seed in sorted(jobs.keys() & others.keys())]
-    if not values:
-        return '—'
+def signed(values: list[float]) -> str:
+    """Mean ± sample standard deviation."""
     spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):+.3f}'.replace('-', '−') + spread
+    return f'{statistics.mean(values):+.3f}'.replace('-', '−') + spread if values else '—'
+
+
+def change(results: dict, rung: str) -> list[float]:
+    """What the rung changes after equal steps, seed by seed."""
+    return changes(by(results, f'steps/{rung}'), by(results, f'steps/{below(rung)}'))
+
+
+def median(jobs: dict, name: str = 'tok_per_s') -> float:
+    return statistics.median(job[name] for key, job in jobs.items() if key.startswith('round'))
+
+
+def best(results: dict, rung: str, steps: int) -> float:
+    """bits/char on the validation songs at the best rate."""
+    return min(final(job) for job in by(results, f'rates/{rung}/{steps} steps').values())
+
+
+def reached(job: dict, loss: float) -> int:
+    """The first step of the curve with a bits/char at or under this."""
+    return next(point['step'] for point in job['curve'] if point['bits_per_char'] <= loss)
 
 
 def table(header: list, rows: list) -> str:
     return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
 
 
-def median(jobs: dict, name: str = 'tok_per_s') -> float:
-    return statistics.median(job[name] for job in jobs.values())
-
-
-def speed(results: dict, key: str) -> float | None:
-    jobs = {name: job for name, job in by(results, f'speed/{key}').items() if name.startswith('round')}
-    return median(jobs) if jobs else None
+def shipped(results: dict) -> str:
+    """Constants as they stand: what a learner's own run should look like."""
+    rows = [[f'`{rung}`', '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:]),
+             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB']
+            for rung in s.RUNGS for job in by(results, f'shipped/{rung}').values()]
+    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
 
 
 def climb(results: dict) -> str:
     rows = []
-    for rung in RUNGS[1:]:
-        jobs = by(results, f'steps/{rung}')
-        if jobs:
+    for rung in s.RUNGS[1:]:
+        if jobs := by(results, f'steps/{rung}'):
             same_text = by(results, f'characters/{rung}')
-            tok_per_s = speed(results, rung)
-            other_songs = rung in ('v11_memmap', 'v12_ddp')         # they split by content
-            rows.append([f'`{rung}`', f'{rate(results, rung):g}', f'{final(first(jobs)):.3f}',
-                         '测试集不同' if other_songs else '训练没有变' if rung in SAME_TRAINING
-                         else difference(jobs, below(results, rung)),
-                         f'{final(first(same_text)):.3f}' if same_text else '',
-                         f'{tok_per_s:,.0f}' if tok_per_s else '—',
-                         f'{tok_per_s * chars_per_token(first(jobs)):,.0f}' if tok_per_s else '—'])
-    return table(['脚本', '学习率', f'{STEPS} 步后的 bits/char', '比上一级', '读同样多的字', 'tok/s', '字/s'], rows)
-
-
-def shipped(results: dict) -> str:
-    """Constants as they stand: what a learner's own run should look like."""
-    rows = []
-    for rung in RUNGS:
-        for job in by(results, f'shipped/{rung}').values():
-            points = '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:])
-            rows.append([f'`{rung}`', points, f'{final(job):.3f}', f'{job["tok_per_s"]:,}',
-                         f'{job["peak_memory"] / 2**30:.1f} GiB'])
-    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
+            note = ('测试集不同' if rung in s.RUNGS[-2:] else '训练没有变' if rung in s.SAME_TRAINING
+                    else signed(change(results, rung)))
+            rows.append([f'`{rung}`', f'{s.rate(results, rung):g}', f'{final(jobs["seed 1"]):.3f}', note,
+                         f'{final(same_text["seed 1"]):.3f}' if same_text else ''])
+    return table(['脚本', '学习率', f'{s.STEPS} 步后的 bits/char', '比上一级', '读同样多的字'], rows)
 
 
 def rates(results: dict) -> str:
     rows = []
-    for family in FAMILIES:
-        if jobs := by(results, f'rates/{family[0]}'):
-            tried = ' '.join(f'{key.split()[1]}: {final(job):.3f}' for key, job in jobs.items())
-            rows.append([f'`{family[0]}`', tried, f'{rate(results, family[0]):g}'])
-    return table(['一家里的第一级', '各学习率在验证歌曲上的 bits/char', '取'], rows)
+    for rung, *_ in s.FAMILIES:
+        for steps in s.BUDGETS:
+            if jobs := by(results, f'rates/{rung}/{steps} steps'):
+                tried = ' '.join(f'{key.split()[1]}: {final(job):.3f}' for key, job in jobs.items())
+                rows.append([f'`{rung}`', steps, tried, f'{s.rate(results, rung, steps):g}'])
+    return table(['一家里的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
 
 
 def without(results: dict) -> str:
-    rows = []
-    for rung, idea, chinese, _ in WITHOUT:
-        whole, jobs = by(results, f'steps/{rung}'), by(results, f'without/{rung}/{idea}')
-        if jobs:
-            rows.append([f'`{rung}`', chinese, difference(jobs, whole)])
+    rows = [[f'`{rung}`', chinese, signed(changes(jobs, by(results, f'steps/{rung}')))] for rung in s.WITHOUT
+            for idea, chinese, _ in s.WITHOUT[rung] if (jobs := by(results, f'without/{rung}/{idea}'))]
     return table(['脚本', '去掉', 'bits/char 的变化'], rows)
 
 
-def reached(job: dict, loss: float) -> int | None:
-    """The first step of the curve with a bits/char at or under this."""
-    return next((point['step'] for point in job['curve'] if point['bits_per_char'] <= loss), None)
+def corpus(results: dict) -> str:
+    chars, bpe = by(results, 'corpus/v0_char_rope'), by(results, 'corpus/v1_bpe_rope')
+    rows = [[key.split()[0].replace('all', '全部'), f'{final(chars[key]):.3f}', f'{final(bpe[key]):.3f}']
+            for key in (f'{songs or "all"} songs' for songs in s.SIZES_OF_CORPUS) if key in chars and key in bpe]
+    return table(['歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
 
 
 def currencies(results: dict) -> dict[str, str]:
     """rung -> what it buys, in one Chinese sentence with its figures; only what has been measured."""
     jobs = results['jobs']
 
-    def change(rung):
-        return difference(by(results, f'steps/{rung}'), below(results, rung)) + ' bits/char'
-
     def rope():
         longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
-        return (f'同样的步数，{change("v0_char_rope")}；窗口是训练时的两倍、四倍，损失从 {longer[0]:.3f} 到'
-                f' {longer[1]:.3f}、{longer[2]:.3f}（学来的位置没有那些行，不能算）')
+        return (f'{s.STEPS} 步，{signed(change(results, "v0_char_rope"))} bits/char；窗口比训练时长一倍、三倍，'
+                f'损失从 {longer[0]:.2f} 到 {longer[1]:.2f}、{longer[2]:.2f}')
 
     def bpe():
-        tokens = chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
-        return f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{change("v1_bpe_rope")}'
+        tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
+        return (f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{s.STEPS} 步，'
+                f'{signed(change(results, "v1_bpe_rope"))} bits/char')
+
+    def paying(rung):
+        other = s.PAY_LATER[s.PAY_LATER.index(rung) - 1]
+        differences = [f'{n} 步 {signed([best(results, rung, n) - best(results, other, n)])}' for n in s.BUDGETS]
+        return f'比 {other}，各用最好的学习率：{"，".join(differences)} bits/char'
 
     def amp():
         plain, amp, both = (median(by(results, f'speed/v3_gpt2_amp/autocast {a}, compile {c}')) for a, c in
@@ -140,95 +125,52 @@ def currencies(results: dict) -> dict[str, str]:
 
     def checkpoint():
         saving = [float(line.split()[1]) for line in jobs['own/v5_checkpoint/saving']['extra']]
-        return f'存一次 {statistics.median(saving):.2f} 秒；损失不变'
+        killed = jobs['own/v5_checkpoint/killed']
+        step = int(re.search(r'第 (\d+) 步', killed['extra'][0])[1])
+        lost = (500 - step) * 2048 / killed['tok_per_s']
+        return (f'第 500 步被 kill -9，从第 {step} 步继续，丢了 {lost:.0f} 秒，而不是全部；'
+                f'存一次 {statistics.median(saving):.2f} 秒')
 
     def accumulation():
-        memory = [(micro, jobs[f'own/v7_grad_accum/micro {micro}']['peak_memory'] / 2**20) for micro in MICRO]
-        return '内存的峰值：' + '，'.join(f'一份 {micro} 个窗口 {mib:.0f} MiB' for micro, mib in memory)
+        memory = [f'{n} 个窗口 {jobs[f"own/v7_grad_accum/micro {n}"]["peak_memory"] / 2**20:.0f}' for n in s.MICRO]
+        return f'一份 {"，".join(memory)} MiB（内存的峰值），损失一样'
 
     def muon():
         v6, v10 = jobs['steps/v6_wandb/seed 1'], jobs['steps/v10_muon/seed 1']
-        seconds = [step * job['tokens_per_step'] / speed(results, rung) for step, job, rung in
-                   ((reached(v10, final(v6)), v10, 'v10_muon'), (STEPS, v6, 'v6_wandb'))]
-        return (f'{change("v10_muon")}；{reached(v10, final(v6))} 步（{seconds[0]:.0f} 秒）就到了 v6 在 {STEPS} 步'
-                f'（{seconds[1]:.0f} 秒）后的 {final(v6):.3f}')
+        steps = reached(v10, final(v6))
+        seconds = [n * 2048 / median(by(results, f'speed/{rung}'))
+                   for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb'))]
+        return (f'{steps} 步（{seconds[0]:.0f} 秒）就到了 v6 训练 {s.STEPS} 步（{seconds[1]:.0f} 秒）的'
+                f' {final(v6):.3f} bits/char')
 
     def memmap():
         memory = [jobs[f'own/{rung}/{files} files']['peak_memory'] / 2**20 for rung in ('v10_muon', 'v11_memmap')
-                  for files in FILES[::len(FILES) - 1]]
-        return (f'数据从一份到{FILES[-1]}份，内存的峰值 v10 从 {memory[0]:.0f} 到 {memory[1]:.0f} MiB，'
-                f'v11 从 {memory[2]:.0f} 到 {memory[3]:.0f} MiB')
+                  for files in s.FILES[::len(s.FILES) - 1]]
+        return (f'数据是 {s.FILES[-1]} 倍时，v10 的内存从 {memory[0]:.0f} 到 {memory[1]:.0f} MiB，'
+                f'v11 从 {memory[2]:.0f} 到 {memory[3]:.0f}')
 
     def ddp():
-        runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in PROCESSES]
-        speeds = [f'{n} 个进程 {job["tok_per_s"]:,} tok/s、损失 {job["curve"][-1]["test"]:.4f}' for n, job in runs]
-        return f'{"，".join(speeds)}；每步每个进程发出 {4 * runs[0][1]["parameters"] / 1e6:.1f} MB'
+        runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in s.PROCESSES]
+        speeds = [f'{n} 个进程 {job["tok_per_s"]:,} tok/s（损失 {job["curve"][-1]["test"]:.4f}）' for n, job in runs]
+        return f'{"，".join(speeds)}；一步发 {4 * runs[0][1]["parameters"] / 1e6:.1f} MB'
 
-    sentences = {'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v3_gpt2_amp': amp, 'v5_checkpoint': checkpoint,
-                 'v7_grad_accum': accumulation, 'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp,
-                 'v8_mfu': lambda: f'MFU {median(by(results, "speed/v8_mfu"), "mfu"):.0f}%'}
-    for rung in ('v2_cosine_lr', 'v4_flash_optim', 'v9_llama'):
-        if by(results, f'steps/{rung}'):
-            sentences[rung] = lambda rung=rung: f'同样的步数，{change(rung)}'
+    sentences = {
+        'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v2_cosine_lr': lambda: paying('v2_cosine_lr'), 'v3_gpt2_amp': amp,
+        'v4_flash_optim': lambda: paying('v4_flash_optim'), 'v5_checkpoint': checkpoint, 'v7_grad_accum': accumulation,
+        'v8_mfu': lambda: f'MFU {median(by(results, "speed/v8_mfu"), "mfu"):.0f}%',
+        'v9_llama': lambda: f'参数少四分之一，{s.STEPS} 步，{signed(change(results, "v9_llama"))} bits/char',
+        'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp}
     said = {}
-    for rung in RUNGS:
-        with suppress(KeyError, statistics.StatisticsError, TypeError):     # not measured yet, or never reached
-            said[rung] = sentences[rung]()
+    for rung, sentence in sentences.items():
+        with suppress(KeyError, ValueError, StopIteration, statistics.StatisticsError):     # not measured (yet)
+            said[rung] = sentence()
     return said
-
-
-def break_even(results: dict) -> str:
-    chars, bpe = by(results, 'corpus/v0_char_rope'), by(results, 'corpus/v1_bpe_rope')
-    keys = [f'{songs or "all"} songs' for songs in SIZES_OF_CORPUS]
-    rows = [[key.split()[0].replace('all', '全部'), f'{final(chars[key]):.3f}', f'{final(bpe[key]):.3f}']
-            for key in keys if key in chars and key in bpe]
-    return table(['歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
 
 
 def tables(results: dict) -> dict[str, str]:
     """name -> Markdown of each experiment that has results."""
-    made = {'shipped': shipped, 'climb': climb, 'rates': rates, 'without': without, 'corpus': break_even}
-    needs = {'shipped': 'shipped', 'climb': 'steps', 'rates': 'rates', 'without': 'without', 'corpus': 'corpus'}
-    found = {name: make(results) for name, make in made.items() if by(results, needs[name])}
+    made = {'shipped': shipped, 'steps': climb, 'rates': rates, 'without': without, 'corpus': corpus}
+    found = {name: make(results) for name, make in made.items() if by(results, name)}
     if said := currencies(results):
         found['currencies'] = '\n'.join(f'- `{rung}`：{text}' for rung, text in said.items())
     return found
-
-
-def plot(results: dict, path: Path):
-    """The first seed's test bits/char over steps, as an SVG whose text follows the reader's light or dark."""
-    import matplotlib
-    matplotlib.use('svg')
-    import matplotlib.pyplot as plt
-    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'steps', 'font.size': 11}):
-        figure, axes = plt.subplots(figsize=(8, 5))
-        changing = [rung for rung in RUNGS[1:] if rung not in SAME_TRAINING and by(results, f'steps/{rung}')]
-        for number, rung in enumerate(changing):
-            curve = [point for point in first(by(results, f'steps/{rung}'))['curve'] if point['step'] >= EVERY]
-            axes.plot([point['step'] for point in curve], [point['bits_per_char'] for point in curve], marker='o',
-                      markersize=3, linestyle=['-', '--'][number // len(COLOURS)],
-                      color=COLOURS[number % len(COLOURS)], label=rung)
-        axes.set_xlabel('steps')
-        axes.set_ylabel('test bits/char')
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc='upper left', bbox_to_anchor=(1.01, 1.02))     # beside the curves
-        text = io.StringIO()
-        figure.savefig(text, format='svg', transparent=True, bbox_inches='tight', metadata={'Date': None})
-        plt.close(figure)
-    svg = text.getvalue().replace('#000000', 'currentColor')
-    svg = svg.replace('<text style="', '<text style="fill: currentColor; ')
-    style = '<style>svg { color: #24292f } @media (prefers-color-scheme: dark) { svg { color: #d0d7de } }</style>'
-    path.write_text(re.sub(r'(<svg [^>]*>)', rf'\1\n {style}', svg, count=1), encoding='utf-8')
-
-
-def write(path: Path):
-    """The tables (.md) and the plot (.svg) of a results file."""
-    results = json.loads(path.read_text(encoding='utf-8'))
-    machine = results['machine']
-    body = [f'# {results["corpus"]}: {machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores']
-    body += [f'{machine["system"]}, Python {machine["python"]}, '
-             + ', '.join(f'{name} {version}' for name, version in machine['packages'].items())]
-    body += [f'## {name}\n\n{text}' for name, text in tables(results).items()]
-    path.with_suffix('.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
-    if by(results, 'steps'):
-        plot(results, path.with_suffix('.svg'))

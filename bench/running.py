@@ -74,27 +74,25 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
         if not job['alone'] or job['processes'] > 1:
             environment['OMP_NUM_THREADS'] = '1'
         launch = ['-m', 'torch.distributed.run', f'--nproc-per-node={job["processes"]}'] if job['processes'] > 1 else []
-        process = subprocess.Popen([sys.executable, *launch, f'{job["rung"]}.py'], cwd=folder, env=environment,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8')
-        processes.append(process)
-        text = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        for _ in range(2 if 'SIGKILL' in source else 1):            # a run that kills itself is started again
+            process = subprocess.Popen([sys.executable, *launch, f'{job["rung"]}.py'], cwd=folder, env=environment,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8')
+            processes.append(process)
+            text = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
     lines = LOG_LINE.findall(text)
     if status or not lines:
         raise RuntimeError(text[-2000:])
-    constants = {}
-    exec(source[:source.index('\ndef fail(')], constants)           # the lines above it: as they are on this machine
     return {'constants': job['constants'], 'patches': job['patches'], 'fingerprint': '',
             'curve': [{'step': int(step), 'train': float(train), 'test': float(test), 'bits_per_char': float(bits)}
                       for step, train, test, bits, _ in lines],
             'tok_per_s': int(lines[-1][4].replace(',', '')),
-            'tokens_per_step': constants['BATCH_SIZE'] * constants['BLOCK_SIZE'],
             'peak_memory': usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024),
             'parameters': float(re.search(r'参数 ([\d.]+) M', text)[1]) * 1e6,
             'compile_seconds': int(found[1]) if (found := re.search(r'编译用了 (\d+) 秒', text)) else None,
             'mfu': float(found[-1]) if (found := re.findall(r'MFU ([\d.]+)%', text)) else None,
-            'extra': re.findall(r'^(?:longer|saving) .*$', text, re.M)}
+            'extra': re.findall(r'^(?:longer|saving|从 .* 的第) .*$', text, re.M)}
 
 
 def save(path: Path, results: dict):

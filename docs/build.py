@@ -272,38 +272,38 @@ try {{  // before anything is drawn, so that no page shows the other language or
 '''
 
 
-def results() -> dict | None:
-    """The results to show, those on the sample: a GPU's where there are some, else the first machine's."""
-    found = []
-    for path in sorted((ROOT / 'bench' / 'results').glob('*-sample.json')):
-        found.append(json.loads(path.read_text(encoding='utf-8')) | {'plot': path.with_suffix('.svg')})
-    return min(found, key=lambda result: result['machine']['device'] != 'cuda', default=None)
+def results() -> list[dict]:
+    """The results to show, the shipped sample's first; of one machine, a GPU where there is one."""
+    found = [json.loads(path.read_text(encoding='utf-8')) | {'plots': path.with_suffix('')}
+             for path in sorted((ROOT / 'bench' / 'results').glob('*.json'))]
+    found.sort(key=lambda result: (result['machine']['device'] != 'cuda', result['corpus'] != 'sample'))
+    return [result for result in found if result['machine']['name'] == found[0]['machine']['name']]
 
 
-def bought(rung: str, measured: dict | None) -> str:
-    """What the rung reaches as it is shipped, and what it bought in the controlled experiment."""
-    figures, jobs = [], measured['jobs'] if measured else {}
-    if shipped := jobs.get(f'shipped/{rung}/whole run'):
-        figures += [('bits/char', f'{report.final(shipped):.3f}'), ('tok/s', f'{shipped["tok_per_s"]:,}'),
-                    (both('内存', 'memory'), f'{shipped["peak_memory"] / 2**30:.1f} GiB')]
-    if equal := measured and report.by(measured, f'steps/{rung}'):
-        change = report.difference(equal, report.below(measured, rung))
-        bits = report.final(report.first(equal))
-        figures.append((both('同样的步数', 'equal steps'), f'{bits:.3f} <small>({change})</small>'))
-    rows = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures)
+def bought(rung: str, measured: list[dict]) -> str:
+    """What the rung reaches as it is shipped, and what it buys."""
+    rows = ''
+    for result in measured:
+        if shipped := result['jobs'].get(f'shipped/{rung}/whole run'):
+            for name, value in (('bits/char', f'{report.final(shipped):.3f}'), ('tok/s', f'{shipped["tok_per_s"]:,}'),
+                                (both('内存', 'memory'), f'{shipped["peak_memory"] / 2**30:.1f} GiB')):
+                rows += f'<div><dt>{name}</dt><dd>{value}</dd></div>'
+        if said := report.currencies(result).get(rung):
+            rows += f'<div><dt>{both("买到", "it buys")}</dt><dd>{said}</dd></div>'
     return f'<dl>{rows}</dl>' if rows else ''
 
 
-def curves(measured: dict) -> str:
-    """The plot, drawn into the page so that it follows its light and dark; nothing where the bench made none."""
-    caption = ('测试 bits/char 随步数的变化，每级一条线', 'Test bits/char over steps of training, a line for each rung')
-    if not measured['plot'].exists():
-        return ''
-    svg = measured['plot'].read_text(encoding='utf-8')
-    svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
-    svg = svg.replace('<svg ', '<svg role=img aria-labelledby="caption" ', 1)
-    return (f'<div class=figures><figure><div class=plot tabindex=0>{svg}</div>'
-            f'<figcaption id="caption">{both(*caption)}</figcaption></figure></div>')
+def curves(measured: list[dict]) -> str:
+    """The waterfall, drawn into the page so that it follows its light and dark; nothing where the bench made none."""
+    caption = ('每一级让测试 bits/char 变了多少', 'What each rung changes in test bits/char')
+    for result in measured:
+        if (plot := result['plots'] / 'waterfall.svg').exists():
+            svg = plot.read_text(encoding='utf-8')
+            svg = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>', '', svg, flags=re.S)
+            svg = svg.replace('<svg ', '<svg role=img aria-labelledby="caption" ', 1)
+            return (f'<div class=figures><figure><div class=plot tabindex=0>{svg}</div>'
+                    f'<figcaption id="caption">{both(*caption)} ({result["corpus"]})</figcaption></figure></div>')
+    return ''
 
 
 def neighbours(rung: str) -> str:
@@ -392,7 +392,7 @@ def index_page(measured) -> str:
         below = rung
     figures = ''
     if measured:
-        machine = measured['machine']
+        machine = measured[0]['machine']
         name = machine['gpu'] or machine['cpu']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
         where = both(f'{name}，{machine["cores"]} 核，{packages}，自带的样本，常量不改，跑完的结果。bits/char 越低越好'

@@ -12,6 +12,8 @@ import torch
 from conftest import ROOT, environment
 
 sys.path.insert(0, str(ROOT / 'bench'))
+import ladder  # noqa: E402
+import plots  # noqa: E402
 import report  # noqa: E402
 import running  # noqa: E402
 import settings  # noqa: E402
@@ -19,6 +21,9 @@ from machine import describe  # noqa: E402
 
 TINY = {'N_EMBED': 32, 'N_HEADS': 2, 'N_LAYERS': 1, 'BLOCK_SIZE': 32, 'BATCH_SIZE': 4, 'EVAL_ITERS': 2,
         'BPE_VOCAB_SIZE': 3000, 'WARMUP_ITERS': 2, 'USE_AMP': False}
+
+
+KILLED = [(old, new.replace('step == 500', 'step == 3')) for old, new in settings.KILLED]
 
 
 def imported(source, path):
@@ -32,25 +37,27 @@ def imported(source, path):
 def fake(experiments=('rates', 'steps', 'characters')):
     """Results as if these experiments had been run: 2 bits less for every rung than for the one before it."""
     results = {'machine': describe(), 'corpus': 'poems', 'jobs': {}}
-    extra = {'longer windows': ['longer 1 5.0', 'longer 2 6.0', 'longer 4 7.5'], 'saving': ['saving 0.1', 'saving 0.3']}
+    extra = {'longer windows': ['longer 1 5.0', 'longer 2 6.0', 'longer 4 7.5'], 'saving': ['saving 0.1', 'saving 0.3'],
+             'killed': ['从 checkpoints/latest.pt 的第 400 步继续']}
     for experiment in experiments:
         for job in settings.plan(experiment, results):
             bits = 20 - settings.RUNGS.index(job['rung']) + job['constants'].get('LEARNING_RATE', 0)
-            curve = [{'step': step, 'train': 1.0, 'test': bits, 'bits_per_char': bits} for step in (0, 300, 600)]
-            results['jobs'][job['key']] = {'curve': curve, 'tok_per_s': 1000, 'tokens_per_step': 2048, 'peak_memory': 2**30,
+            curve = [{'step': step, 'train': 1.0, 'test': bits, 'bits_per_char': bits} for step in (0, 1200, 2400)]
+            results['jobs'][job['key']] = {'curve': curve, 'tok_per_s': 1000, 'peak_memory': 2**30,
                                            'parameters': 1e6, 'compile_seconds': 9, 'mfu': 30.0,
                                            'extra': extra.get(job['key'].split('/')[-1], [])}
     return results
 
 
-@pytest.mark.parametrize(('rung', 'idea', '_', 'edits'), settings.WITHOUT, ids=[w[1] for w in settings.WITHOUT])
-def test_every_idea_can_be_left_out(rung, idea, _, edits, tmp_path):
+@pytest.mark.parametrize(('rung', 'idea', 'edits'), [(rung, idea, edits) for rung in settings.WITHOUT
+                                                     for idea, _, edits in settings.WITHOUT[rung]])
+def test_every_idea_can_be_left_out(rung, idea, edits, tmp_path):
     """The edited script is another one, and its model still learns; an idea that only saves time changes no loss."""
     [job] = [job for job in settings.plan('without', fake()) if job['key'] == f'without/{rung}/{idea}/seed 1']
     changed = edits if isinstance(edits, dict) else {}
 
     def learns(name, constants, patches):
-        source = running.edit(rung, TINY | {'DEVICE': 'cpu', 'DROP_OUT': 0.0, 'N_LAYERS': 2} | constants, patches)
+        source = running.edit(rung, TINY | {'DEVICE': 'cpu', 'DROP_OUT': 0.0, 'N_HEADS': 4, 'N_LAYERS': 2} | constants, patches)
         module = imported(source, tmp_path / name)
         torch.manual_seed(0)
         model, idx, losses = module.GPT(97), torch.randint(97, (4, 33)), []
@@ -93,11 +100,11 @@ def test_rates_are_chosen_by_the_validation_songs_and_used():
     results = fake(['rates'])
     for job in results['jobs'].values():
         job['curve'][-1]['test'] = 5.0
-    results['jobs']['rates/v4_flash_optim/rate 0.004']['curve'][-1]['test'] = 4.0
+    results['jobs']['rates/v4_flash_optim/2400 steps/rate 0.004']['curve'][-1]['test'] = 4.0
     jobs = {job['key']: job['constants'] for job in settings.plan('steps', results)}
     assert jobs['steps/v6_wandb/seed 1']['LEARNING_RATE'] == 0.004 and jobs['steps/v6_wandb/seed 1']['MIN_LR'] == 0.0004
-    assert jobs['steps/v9_llama/seed 2']['LEARNING_RATE'] == settings.GRID[0] and 'steps/v6_wandb/seed 2' not in jobs
-    [job] = [job for job in settings.plan('rates', results) if job['key'] == 'rates/v1_bpe_rope/rate 0.001']
+    assert jobs['steps/v2_cosine_lr/seed 2']['LEARNING_RATE'] == settings.GRID[0] and 'steps/v6_wandb/seed 2' not in jobs
+    [job] = [job for job in settings.plan('rates', results) if job['key'] == 'rates/v1_bpe_rope/300 steps/rate 0.001']
     source = running.edit(job['rung'], job['constants'], job['patches'])
     assert 'songs = songs[:int(0.9 * len(songs))]' in source        # the test songs are not in it
 
@@ -133,6 +140,7 @@ def project(tmp_path, lyrics_dir):
     tiny = TINY | {'TRAIN_ITERS': 4, 'EVAL_INTERVAL': 2, 'MAX_NEW_TOKENS': 1}
     source = f'{source[:start]}CONTROLLED = {tiny}\n{source[start:]}'
     source = re.sub(r'^FAMILIES = .*?\]\]$', "FAMILIES = [['v1_bpe_rope'], ['v10_muon']]", source, flags=re.M | re.S)
+    source = re.sub(r'^STEPS, EVERY, SEEDS = .*', 'STEPS, EVERY, SEEDS = 4, 2, (1, 2, 3)', source, flags=re.M)
     path.write_text(re.sub(r'^(GRID|MUON_GRID) = .*?\)', r'\1 = (1e-3, 2e-3)', source, flags=re.M), encoding='utf-8')
     return tmp_path
 
@@ -148,16 +156,16 @@ def test_the_bench_runs_continues_and_reports(project):
     [path] = (project / 'bench/results').glob('*.json')
     results = json.loads(path.read_text(encoding='utf-8'))
     assert path.stem == f'{describe()["name"]}-sample' and str(project) not in path.read_text(encoding='utf-8')
-    assert sorted(results['jobs']) == [f'rates/{rung}/rate {rate}' for rung in ('v10_muon', 'v1_bpe_rope') for rate in (0.001, 0.002)]
+    assert sorted(results['jobs']) == [f'rates/{rung}/4 steps/rate {rate}' for rung in ('v10_muon', 'v1_bpe_rope') for rate in (0.001, 0.002)]
     for job in results['jobs'].values():
         assert [point['step'] for point in job['curve']] == [0, 2, 4] and 8 < job['curve'][-1]['bits_per_char'] < 20
-        assert job['peak_memory'] > 10**8 and job['tokens_per_step'] == 128 and job['tok_per_s'] > 0
+        assert job['peak_memory'] > 10**8 and job['tok_per_s'] > 0
         assert 0.05e6 < job['parameters'] < 0.3e6
-    best = min((0.001, 0.002), key=lambda rate: results['jobs'][f'rates/v1_bpe_rope/rate {rate}']['curve'][-1]['test'])
+    best = min((0.001, 0.002), key=lambda rate: results['jobs'][f'rates/v1_bpe_rope/4 steps/rate {rate}']['curve'][-1]['test'])
     text = path.with_suffix('.md').read_text(encoding='utf-8')
-    assert re.search(rf'\| `v1_bpe_rope` \| 0.001: \S+ 0.002: \S+ \| {best} \|', text)
+    assert re.search(rf'\| `v1_bpe_rope` \| 4 \| 0.001: \S+ 0.002: \S+ \| {best} \|', text)
 
-    del results['jobs']['rates/v1_bpe_rope/rate 0.001']             # as if it had been stopped there
+    del results['jobs']['rates/v1_bpe_rope/4 steps/rate 0.001']             # as if it had been stopped there
     path.write_text(json.dumps(results), encoding='utf-8')
     rung = project / 'v10_muon.py'                                  # and a rung that changed since is measured anew
     rung.write_text(rung.read_text(encoding='utf-8') + '\nchanged = True\n', encoding='utf-8')
@@ -173,7 +181,7 @@ def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
     assert done.returncode == 1 and 'broken on purpose' in done.stderr and 'Traceback' not in done.stderr
     assert '2 of the runs failed' in done.stderr
     [path] = (project / 'bench/results').glob('*.json')
-    assert sorted(json.loads(path.read_text(encoding='utf-8'))['jobs']) == [f'rates/v1_bpe_rope/rate {rate}' for rate in (0.001, 0.002)]
+    assert sorted(json.loads(path.read_text(encoding='utf-8'))['jobs']) == [f'rates/v1_bpe_rope/4 steps/rate {rate}' for rate in (0.001, 0.002)]
 
 
 def test_a_stopped_bench_stops_its_rungs(project):
@@ -192,6 +200,23 @@ def test_a_stopped_bench_stops_its_rungs(project):
         os.kill(int(pid.read_text()), 0)
 
 
+def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch):
+    """README.md between its marks, the docstrings before the diff command; a second time changes nothing more."""
+    (project / 'README.md').write_text('above\n\n<!-- bench poems steps -->\n\nold\n\n<!-- /bench -->\n\nbelow\n', encoding='utf-8')
+    (project / 'bench/results').mkdir()
+    results = fake(['rates', 'steps'])
+    (project / 'bench/results/here-poems.json').write_text(json.dumps(results), encoding='utf-8')
+    monkeypatch.setattr(running, 'ROOT', project)
+    for _ in range(2):
+        ladder.publish([ladder.write(project / 'bench/results/here-poems.json')])
+        assert '## steps' in (project / 'bench/results/here-poems.md').read_text() and (project / 'bench/results/here-poems/waterfall.svg').exists()
+        readme, v9 = ((project / name).read_text(encoding='utf-8') for name in ('README.md', 'v9_llama.py'))
+        assert readme == f'above\n\n<!-- bench poems steps -->\n\n{report.climb(results)}\n\n<!-- /bench -->\n\nbelow\n'
+        [line] = re.findall(r'\n\n(测得（.*?)\n\n看差异：', v9, re.S)
+        assert report.currencies(results)['v9_llama'] in line and v9.replace(f'{line}\n\n', '') != v9
+        assert running.fingerprint(v9, [], {}) == running.fingerprint(v9.replace(f'{line}\n\n', ''), [], {})
+
+
 @pytest.mark.parametrize('arguments', [['--lyrics', 'ChineseLyrics'], ['--lyrics', 'ChineseLyrics', '--corpus', 'mine']])
 def test_a_corpus_has_lyrics_and_a_name(arguments, project):
     done = bench(project, *arguments)
@@ -201,42 +226,43 @@ def test_a_corpus_has_lyrics_and_a_name(arguments, project):
 def test_differences_are_taken_seed_by_seed():
     def job(bits):
         return {'curve': [{'bits_per_char': bits}]}
-    assert report.difference({'seed 1': job(7.0), 'seed 2': job(8.0), 'seed 3': job(1.0)},
-                             {'seed 1': job(7.1), 'seed 2': job(8.1)}) == '−0.100 ± 0.000'
-    assert report.difference({'seed 1': job(7.0)}, {}) == '—'
+    found = report.changes({'seed 1': job(7.0), 'seed 2': job(8.0), 'seed 3': job(1.0)}, {'seed 1': job(7.1), 'seed 2': job(8.1)})
+    assert found == pytest.approx([-0.1, -0.1]) and report.signed(found) == '−0.100 ± 0.000'
+    assert report.signed([]) == '—' and report.signed([0.25]) == '+0.250'
 
 
 def test_a_rung_is_compared_with_the_last_that_changes_the_training():
-    results = fake(['rates', 'steps'])
-    assert report.below(results, 'v9_llama') == report.by(results, 'steps/v4_flash_optim') != {}
-    assert report.below(results, 'v0_char_chinese') == {}
+    assert report.below('v9_llama') == 'v4_flash_optim' and report.below('v0_char_chinese') is None
 
 
-def test_sentences_appear_as_their_experiments_are_run():
+def test_sentences_and_plots_appear_as_their_experiments_are_run():
     """The report can be written after any of the experiments; after all of them each rung but v0, v6 has its sentence."""
     done = []
     for experiment in ('rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own', 'shipped'):
         done.append(experiment)
-        found = report.tables(fake(done))
+        found, drawn = report.tables(fake(done)), plots.figures(fake(done))
     said = report.currencies(fake(done))
     assert list(said) == [rung for rung in settings.RUNGS if rung not in ('v0_char_english', 'v0_char_chinese', 'v6_wandb')]
-    assert '5.000 到 6.000、7.500' in said['v0_char_rope'] and said['v5_checkpoint'].startswith('存一次 0.20 秒')
-    assert '4.0 MB' in said['v12_ddp'] and '300 步（614 秒）' not in said['v10_muon'] and '0 步（0 秒）就到了' in said['v10_muon']
-    assert set(found) == {'shipped', 'climb', 'rates', 'without', 'corpus', 'currencies'}
+    assert '5.00 到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
+    assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and said['v10_muon'].startswith('0 步（0 秒）就到了')
+    assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus', 'currencies'}
+    assert set(drawn) == {'waterfall', 'budgets', 'v7-memory', 'v11-memory', 'v12-speed', 'v0_char_rope', 'v1_bpe_rope',
+                          'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim', 'v9_llama', 'v10_muon'}
 
 
-@pytest.mark.parametrize(('rung', 'patches', 'lines'), [('v0_char_rope', settings.LONGER, 3), ('v5_checkpoint', settings.SAVING, 2)])
+@pytest.mark.parametrize(('rung', 'patches', 'lines'), [('v0_char_rope', settings.LONGER, 3), ('v5_checkpoint', settings.SAVING, 2),
+                                                       ('v5_checkpoint', KILLED, 1)])
 def test_what_a_rung_does_not_print_by_itself(rung, patches, lines, lyrics_dir, tmp_path):
     constants = TINY | {'TRAIN_ITERS': 4, 'EVAL_INTERVAL': 2, 'MAX_NEW_TOKENS': 1}
     job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 1, 'files': None}
     data = running.link([lyrics_dir / 'sample.json'], tmp_path / 'data')
     result = running.run(running.edit(rung, constants, patches), job, [lyrics_dir / 'sample.json'], data)
-    assert len(result['extra']) == lines and all(float(line.split()[-1]) > 0 for line in result['extra'])
+    assert len(result['extra']) == lines and result['curve'][-1]['step'] == 4
 
 
 def test_steps_to_a_loss():
     curve = [{'step': step, 'bits_per_char': bits} for step, bits in [(0, 12.0), (50, 8.0), (100, 7.0), (150, 6.0)]]
-    assert report.reached({'curve': curve}, 7.0) == 100 and report.reached({'curve': curve}, 5.0) is None
+    assert report.reached({'curve': curve}, 7.0) == 100
 
 
 def contrast(a, b):
@@ -249,13 +275,13 @@ def contrast(a, b):
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_the_curves_can_be_told_apart_on_light_and_dark_pages(tmp_path):
-    assert len(set(report.COLOURS)) * 2 >= len(set(settings.RUNGS[1:]) - settings.SAME_TRAINING)     # two line styles
-    for colour in report.COLOURS:
-        assert contrast(colour, '#ffffff') >= 3 and contrast(colour, '#15181c') >= 3, colour
-    report.plot(fake(['rates', 'steps']), tmp_path / 'plot.svg')
-    svg = (tmp_path / 'plot.svg').read_text(encoding='utf-8')
-    assert 'v10_muon' in svg and 'prefers-color-scheme: dark' in svg and '#000000' not in svg
+def test_plots_can_be_read_on_light_and_dark_pages():
+    assert all(contrast(colour, page) >= 3 for colour in plots.COLOURS for page in ('#ffffff', '#15181c'))
+    svg = plots.lines({'below': ([1, 2], [8.0, 7.0]), 'above': ([1, 2], [8.0, 7.01])}, 'steps', 'bits/char')
+    assert 'prefers-color-scheme: dark' in svg and '#000000' not in svg
+    below, above = (float(re.search(rf'<text [^>]*y="([\d.]+)"[^>]*>{label}<', svg)[1]) for label in ('below', 'above'))
+    assert below - above > 12                                       # the labels do not overlap
+    assert plots.waterfall({'v1': [-0.1, -0.2], 'v5': []}).count('same training') == 1
 
 
 def test_committed_results_are_shown_as_they_are():
@@ -282,12 +308,8 @@ def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch
     monkeypatch.setattr(module, 'ROOT', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['generate.py', '--tokens', '6'])
     module.main()
-    assert lengths[20:] == [1] * 6 + [1, 2, 3, 4, 5, 6]             # after the warm-up: with the cache, and without
+    assert lengths == 2 * ([1] * 20 + [1, 2, 3, 4, 5, 6] + [1] * 12)   # of each model: warm-up, without the cache, with it
     [path] = (tmp_path / 'bench/results/generate').iterdir()
-    result = json.loads(path.read_text(encoding='utf-8'))
     table = capsys.readouterr().out
-    for name, seconds in result['seconds'].items():
-        assert result['tok_per_s'][name] == pytest.approx(6 / seconds)
-        assert f'| {name} | {6 / seconds:.1f} | {seconds:.1f} |' in table
-
-
+    for row in json.loads(path.read_text(encoding='utf-8'))['rows']:
+        assert f'| {row["model"]} | {row["songs"]} | {row["cache"]} | {row["mib"]:.0f} | {row["tok_per_s"]:.1f} |' in table
