@@ -158,7 +158,8 @@ def currencies(results: dict) -> dict[str, str]:
         'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v2_cosine_lr': lambda: paying('v2_cosine_lr'), 'v3_gpt2_amp': amp,
         'v4_flash_optim': lambda: paying('v4_flash_optim'), 'v5_checkpoint': checkpoint, 'v7_grad_accum': accumulation,
         'v8_mfu': lambda: f'MFU {median(by(results, "speed/v8_mfu"), "mfu"):.0f}%',
-        'v9_llama': lambda: f'参数少四分之一，{s.STEPS} 步，{signed(change(results, "v9_llama"))} bits/char',
+        'v9_llama': lambda: (f'参数少四分之一，{s.STEPS} 步到 {final(jobs["steps/v9_llama/seed 1"]):.3f} bits/char'
+                             f'（{signed(change(results, "v9_llama"))}）'),
         'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp}
     said = {}
     for rung, sentence in sentences.items():

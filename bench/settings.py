@@ -21,8 +21,8 @@ SHORT = CONTROLLED | {'TRAIN_ITERS': 60, 'EVAL_INTERVAL': 60, 'EVAL_ITERS': 1}  
 FAMILIES = [['v0_char_rope', 'v0_char_chinese'], ['v1_bpe_rope'], ['v2_cosine_lr', 'v3_gpt2_amp'],
             ['v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu'], ['v9_llama'],
             ['v10_muon', 'v11_memmap', 'v12_ddp']]
-GRID = (1e-3, 2e-3, 4e-3)
-MUON_GRID = (1e-2, 2e-2, 4e-2)                      # of the word vectors; the matrices have their own rate
+GRID = (2e-3, 4e-3, 8e-3)
+MUON_GRID = (2e-2, 4e-2, 8e-2)                      # of the word vectors; the matrices have their own rate
 VALIDATION = [('songs = load_songs()\n', 'songs = load_songs()\n    songs = songs[:int(0.9 * len(songs))]\n')]
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_memmap', 'v12_ddp'}
 PAY_LATER = ('v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')     # compared after all BUDGETS
