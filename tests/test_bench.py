@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, environment
 
 sys.path.insert(0, str(ROOT / 'bench'))
+import field  # noqa: E402
 import ladder  # noqa: E402
 import plots  # noqa: E402
 import report  # noqa: E402
 import running  # noqa: E402
+import scaling  # noqa: E402
 import settings  # noqa: E402
 from machine import describe  # noqa: E402
 
@@ -295,6 +298,53 @@ def test_committed_results_are_shown_as_they_are():
         assert all(markdown in text for markdown in found.values())
         tables |= {f'{results["corpus"]} {name}': markdown for name, markdown in found.items()}
     assert shown and all(markdown == tables[name] for name, markdown in shown)
+
+
+def test_the_scaling_law_is_found_and_counts_the_parameters():
+    truth = [2.0, np.log(300), 0.35, np.log(4000), 0.5]
+    runs = np.array([(n, d, scaling.predict(truth, n, d)) for n in (3e5, 6e5, 1.3e6, 2.8e6) for d in (8e5, 1.6e6, 3.2e6)])
+    fit = scaling.fitted(runs)
+    assert fit == pytest.approx(truth, rel=1e-3) and scaling.predict(fit, 6e6, 6e6) < runs[:, 2].min()
+    for width, layers in [*scaling.SIZES, scaling.LARGE[:2]]:
+        constants = scaling.job(width, layers, 400, {})['constants']
+        module = {'__name__': 'v10', '__file__': 'v10_muon.py'}
+        exec(compile(running.edit('v10_muon', constants), 'v10_muon.py', 'exec'), module)
+        with torch.device('meta'):
+            parameters = sum(p.numel() for p in module['GPT'](4000).parameters())
+        assert scaling.size(constants) == (parameters, 400 * 2048)
+
+
+def test_nanogpt_is_measured_on_the_tokens_of_v6(tmp_path, lyrics_dir, monkeypatch):
+    """A stand-in for a checkout, whose model knows nothing: every token costs ln of the vocabulary."""
+    monkeypatch.setattr(settings, 'CONTROLLED', settings.CONTROLLED | TINY)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    nano = tmp_path / 'nano'
+    (nano / 'data').mkdir(parents=True)
+    (nano / 'out-ladder').mkdir()
+    (nano / 'model.py').write_text("""import math, torch
+class GPTConfig:
+    def __init__(self, vocab_size): self.vocab_size = vocab_size
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+    def forward(self, x, y): return None, torch.tensor(math.log(self.config.vocab_size))
+""", encoding='utf-8')
+    (nano / 'train.py').write_text("""import pickle, sys, torch
+torch.manual_seed(1337)
+assert '--n_embd=32' in sys.argv and '--learning_rate=0.002' in sys.argv and torch.initial_seed() == 2
+size = pickle.load(open('data/ladder/meta.pkl', 'rb'))['vocab_size']
+torch.save({'model_args': {'vocab_size': size}, 'model': {}}, 'out-ladder/ckpt.pt')
+print(*[f'iter {i}: loss 8.0, time {500 if i == 20 else 8:.2f}ms, mfu 1%' for i in range(40)], sep='\\n')
+""", encoding='utf-8')
+    data = running.link([lyrics_dir / 'sample.json'], tmp_path / 'data')
+    found = field.nanogpt(nano, data, 2e-3, 2, [])
+    test, characters = field.prepare(nano, data, 2, [])
+    tokens = np.fromfile(nano / 'data/ladder/val.bin', dtype=np.uint16)
+    assert found['tok_per_s'] == 4 * 32 / 0.008 and (tokens == test.numpy()).all()
+    assert found['bits_per_char'] == pytest.approx(np.log2(3000) * len(test) / characters, rel=1e-4)
+
+
 def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / 'bench'))
     spec = importlib.util.spec_from_file_location('bench_generate', ROOT / 'bench' / 'generate.py')
