@@ -78,7 +78,7 @@ def climb(results: dict) -> str:
 def rates(results: dict) -> str:
     rows = []
     for rung, *_ in s.FAMILIES:
-        for steps in s.BUDGETS:
+        for steps in sorted({s.STEPS, *s.BUDGETS}):
             if jobs := by(results, f'rates/{rung}/{steps} steps'):
                 tried = ' '.join(f'{key.split()[1]}: {final(job):.3f}' for key, job in jobs.items())
                 rows.append([f'`{rung}`', steps, tried, f'{s.rate(results, rung, steps):g}'])
