@@ -114,8 +114,8 @@ def fail(message):
 
 # ---------- 数据 ----------
 # 认职务、段落之前，繁体的字换成简体
-simplified = str.maketrans('詞暫監製箏輯譯編錄劃籌統傳發樂擊帶貝鍵盤聲獨後總廣號鳴謝權視覺設計隊團導間過門複經許請純無',
-                           '词暂监制筝辑译编录划筹统传发乐击带贝键盘声独后总广号鸣谢权视觉设计队团导间过门复经许请纯无')
+simplified = str.maketrans('詞暫監製箏簫輯譯編錄劃籌統傳發樂擊帶貝鍵盤聲獨後橋廣號鳴謝權視覺設計隊團導間過門複經請純無',
+                           '词暂监制筝箫辑译编录划筹统传发乐击带贝键盘声独后桥广号鸣谢权视觉设计队团导间过门复经请纯无')
 # 不是歌词的行。署名要有职务，后面还要有分隔（作词：某某）：以「鼓」「制作」开头的歌词不能误删
 junk = re.compile(r'''(?ix)\[[a-z]+:.*\]$|\W*(?:$|暂无歌词|.{0,3}歌词.*(?:上传|提供|访问)|.*著作权人   # 文件头、声明
     |.*未经.{0,15}(?:不得|禁止|请勿).{0,9}[唱录用载]|.*纯音乐\W*(?:$|.*欣|无[歌词])
@@ -534,7 +534,7 @@ class Muon(torch.optim.AdamW):
                 self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
                 momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
-                updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))         # Nesterov：比动量再往前看一步
+                updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))    # Nesterov：比动量再往前看一步
             for p, update in zip(matrices, orthogonalize(torch.stack(updates))):
                 p.mul_(1 - muon['lr'] * muon['weight_decay'])
                 p.add_(update, alpha=-muon['lr'] * max(1, rows / columns) ** 0.5)   # 高的矩阵走大一些

@@ -28,7 +28,7 @@ Recorded by A Bei|Vocals: Xiao Man|Bass: Da Liu|Guitar by Da Liu|Mastering Engin
 S.P.：零点|OP & SP：零点|[00:00.00]作曲 : 周远|[00:01.00] 编曲：阿北|[00:12:34]作词：林小满|[00:12]作词：林小满
 [ar:小满]|[offset:+500]|导歌|预副歌|主歌二|主歌B：|副歌 x2|副歌×2|副歌(x2)|C段|B段：|过门|桥段|前奏：|间奏...|~间奏~
 ——间奏——|Verse A|VERSE 1|(Verse 1)|【Verse 1】|Chorus 2|Chorus x 2|Pre-chorus:|Prechorus|Interlude|Outro:|[Hook]|RAP 1
-～End～|-END-|♫|☆☆☆|◇|。。。|=====|---|>>>|【】|「」|男声：|(男)|【女】|（男女合）|男女：|Refrain|Post-Chorus:|Programming: Lin|歌名：旧站台|未经许可不得翻唱|未經許可不得錄用|小號：小满|獨白：|鳴謝：小满
+～End～|-END-|♫|☆☆☆|◇|。。。|=====|---|>>>|【】|「」|男声：|(男)|【女】|（男女合）|男女：|Refrain|Post-Chorus:|Programming: Lin|歌名：旧站台|未经许可不得翻唱|未經許可不得錄用|小號：小满|獨白：|簫：小满|橋段|縮混：小满|總監：小满|鳴謝：小满
 未經著作權人許可 不得翻唱或使用|純音樂，請欣賞|暫無歌詞|更多歌词请访问 某某网
 作词 林小满|Written by：Lin|Words & Music by Lin|Piano: Xiao|Arrangement: Bei|[ve:1.0]|[au:xx]|Pre Chorus|副歌（重复）
 琵琶：小满|长笛：小满|架子鼓：小满|小号：小满|未经授权不得翻唱|未經著作權人許可不得翻唱|纯音乐|执行制作人：老许
