@@ -3,7 +3,7 @@
 相对 v3_gpt2_amp.py 的改动：
 - 注意力：`MultiHeadAttention` 一次算出所有头的 q、k、v，用 flash attention，不再要 `Head`；
   省下的显存让 `BATCH_SIZE` 变大；
-- 初始化：`GPT` 的矩阵按标准差 0.02 的正态分布，写回残差的投影再缩小；
+- 初始化：`GPT` 的矩阵按 GPT-2 的正态分布（标准差随宽度变），写回残差的投影再缩小；
 - 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减各层的矩阵），`GRAD_CLIP` 裁剪梯度；
 - 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`。
 
@@ -289,10 +289,11 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
         self.ln_f = nn.LayerNorm(N_EMBED)
         self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
-        for name, p in self.named_parameters():                     # GPT-2 的初始化：标准差 0.02，偏置 0
+        std = 0.02 * math.sqrt(768 / N_EMBED)                       # GPT-2 的初始化：宽 768 时标准差 0.02，窄的要大一些
+        for name, p in self.named_parameters():
             residual = name.endswith(('attention.proj.weight', 'ffwd.net.2.weight'))
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02)    # 一共加 2 N_LAYERS 次
+                nn.init.normal_(p, std=std / math.sqrt(2 * N_LAYERS) if residual else std)      # 一共加 2 N_LAYERS 次
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
 

@@ -312,10 +312,11 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
         self.ln_f = nn.LayerNorm(N_EMBED)
         self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
-        for name, p in self.named_parameters():                     # GPT-2 的初始化：标准差 0.02，偏置 0
+        std = 0.02 * math.sqrt(768 / N_EMBED)                       # GPT-2 的初始化：宽 768 时标准差 0.02，窄的要大一些
+        for name, p in self.named_parameters():
             residual = name.endswith(('attention.proj.weight', 'ffwd.net.2.weight'))
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02)    # 一共加 2 N_LAYERS 次
+                nn.init.normal_(p, std=std / math.sqrt(2 * N_LAYERS) if residual else std)      # 一共加 2 N_LAYERS 次
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
 

@@ -332,10 +332,11 @@ class GPT(nn.Module):
         self.ln_f = nn.RMSNorm(N_EMBED, eps=1e-5)
         self.lm_head = nn.Linear(N_EMBED, vocab_size, bias=False)
         self.lm_head.weight = self.token_embedding.weight           # 输入和输出共用
-        for name, p in self.named_parameters():                     # GPT-2 的初始化：标准差 0.02
+        std = 0.02 * math.sqrt(768 / N_EMBED)                       # GPT-2 的初始化：宽 768 时标准差 0.02，窄的要大一些
+        for name, p in self.named_parameters():
             residual = name.endswith(('attention.proj.weight', 'ffwd.down.weight'))
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * N_LAYERS) if residual else 0.02)    # 一共加 2 N_LAYERS 次
+                nn.init.normal_(p, std=std / math.sqrt(2 * N_LAYERS) if residual else std)      # 一共加 2 N_LAYERS 次
 
     # 矩阵乘法用 AMP_DTYPE 算；权重、损失仍是 float32（arXiv:1710.03740），GPU 上 softmax、归一化也是
     @torch.autocast(torch.device(DEVICE).type, dtype=getattr(torch, AMP_DTYPE), enabled=USE_AMP)

@@ -72,7 +72,7 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
         environment = os.environ | {'PYTHONUTF8': '1', 'WANDB_MODE': 'disabled', 'HOME': folder,
                                     'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor'}        # each compiles anew
         if not job['alone'] or job['processes'] > 1:
-            environment['OMP_NUM_THREADS'] = '1'
+            environment |= {'OMP_NUM_THREADS': '1', 'THP_MEM_ALLOC_ENABLE': '1'}
         launch = ['-m', 'torch.distributed.run', f'--nproc-per-node={job["processes"]}'] if job['processes'] > 1 else []
         for _ in range(2 if 'SIGKILL' in source else 1):            # a run that kills itself is started again
             process = subprocess.Popen([sys.executable, *launch, f'{job["rung"]}.py'], cwd=folder, env=environment,

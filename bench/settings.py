@@ -45,6 +45,7 @@ WITHOUT = {
         ('gradient clipping', '梯度裁剪', {'GRAD_CLIP': 1e9}),
         ('betas', 'betas（换成 0.9, 0.999）', {'BETAS': (0.9, 0.999)}),
         ('init', 'GPT-2 的初始化（换成 PyTorch 的）', [('in self.named_parameters():', 'in ():')]),
+        ('width in the init', '初始化随宽度变（都用 0.02）', [('0.02 * math.sqrt(768 / N_EMBED)', '0.02')]),
         ('residual scaling', '残差投影缩小', [('/ math.sqrt(2 * N_LAYERS) if residual', 'if residual')]),
         ('fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')])],
     'v9_llama': [

@@ -306,7 +306,10 @@ NOTES = {
          'small products become a large one, which is what a GPU likes.'),
         ('F.scaled_dot_product_attention', '遮罩、softmax、加权求和，在一个内核里分块做完。', 'Mask, softmax and weighted sum, in tiles inside '
          'one kernel.'),
-        ('0.02 / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',
+        ('std = 0.02 * math.sqrt(768 / N_EMBED)', '一次矩阵乘法把 N_EMBED 项加起来，标准差长 √N_EMBED 倍：0.02 适合 GPT-2 的 768，宽 128 时用它，'
+         '每一层加进残差的就太小，学得慢。', 'A matrix product adds N_EMBED terms, and its deviation grows by the root of that: 0.02 suits the 768 of '
+         'GPT-2; at a width of 128 each layer would add too little to the residual stream and learn slowly.'),
+        ('std / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',
          'The residual stream is added to 2 × N_LAYERS times; dividing by the root of that keeps its variance in place.'),
         ('def make_optimizer', '衰减是把权重往 0 拉：对矩阵是好的约束，对偏置、归一的缩放没有道理。', 'Decay pulls weights towards 0: a '
          'good restraint for matrices, which makes no sense for biases and norm gains.'),
@@ -370,8 +373,8 @@ NOTES = {
          'One table for reading and writing: it saves vocabulary × width parameters, and each word vector learns more often.'),
     ],
     'v10_muon': [
-        ('MUON_LR = ', '两种更新，两个学习率，同样的升降。词向量从 0.02 起步，走小步要很久才长得大，所以 AdamW 的也加大了。', 'Two kinds of updates, two learning rates, one schedule. '
-         'Word vectors start at 0.02 and would take long to grow in small steps, so the rate of AdamW goes up as well.'),
+        ('MUON_LR = ', '两种更新，两个学习率，同样的升降。词向量起步时小，走小步要很久才长得大，所以 AdamW 的也加大了。', 'Two kinds of updates, two learning rates, one schedule. '
+         'Word vectors start small and would take long to grow in small steps, so the rate of AdamW goes up as well.'),
         ('self.q_norm(q.float())', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。',
          'With q and k normalised, their product no longer grows with the weights (only with the learned gains), and softmax is less likely to '
          'become extreme: larger steps are safe.'),

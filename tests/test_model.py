@@ -42,7 +42,7 @@ def test_loss_is_the_cross_entropy_and_starts_near_guessing(name, load):
     logits, loss = model.eval()(idx[:, :-1], idx[:, 1:])
     picked = logits.log_softmax(-1).gather(-1, idx[:, 1:, None])
     assert loss.item() == pytest.approx(-picked.mean().item(), abs=1e-5)
-    assert abs(loss.item() - math.log(V)) < (0.5 if level(name) < 4 else 0.05)
+    assert abs(loss.item() - math.log(V)) < 0.5
     assert model(idx[:, 1:])[1] is None
 
 
@@ -131,12 +131,13 @@ def test_rope_is_one_table_not_saved_and_float32_under_autocast(name, load, monk
 # ---------- initialisation, dropout ----------
 @pytest.mark.parametrize('name', ['v4_flash_optim', 'v9_llama', 'v10_muon'])
 def test_gpt2_initialisation(name, load):
-    for key, p in load(name, N_EMBED=128, N_LAYERS=8).GPT(2000).named_parameters():
+    """0.02 at GPT-2's width of 768; twice that at a quarter of the width."""
+    for key, p in load(name, N_EMBED=192, N_LAYERS=8).GPT(2000).named_parameters():
         if p.ndim == 1:
             assert (p == (0 if key.endswith('bias') else 1)).all(), key
         else:
             residual = key.endswith(('attention.proj.weight', 'ffwd.net.2.weight', 'ffwd.down.weight'))
-            assert p.std().item() == pytest.approx(0.02 / math.sqrt(16) if residual else 0.02, rel=0.05), key
+            assert p.std().item() == pytest.approx(0.04 / math.sqrt(16) if residual else 0.04, rel=0.05), key
             assert abs(p.mean().item()) < 1e-3
 
 
