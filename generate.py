@@ -4,6 +4,7 @@ python generate.py                                   # checkpoints/best.pt，写
 python generate.py --prompt "雨落在旧站台" --num 4      # 给定开头，写四首
 python generate.py --interactive                     # 你一句，它接着写
 python generate.py --prompts prompts.txt --output songs.jsonl
+python generate.py --checkpoint checkpoints/s1_control/best.pt --mood 悲伤 --rhyme 江阳 --chars 7     # 照要求写
 """
 import argparse
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import sentencepiece as spm
 import torch
+from pypinyin import Style, lazy_pinyin
 from torch.nn import functional as F
 
 
@@ -54,7 +56,7 @@ class GPT:
         for name, weight in weights.items():                        # v5～v8 的 q、k、v 在一个矩阵 qkv 里：拆成三个
             for letter, part in zip('qkv', weight.chunk(3) if '.qkv.' in name else [weight]):
                 self.weights[name.replace('qkv', letter)] = part.to(device)
-        self.n_layers, self.block_size = config['N_LAYERS'], config['BLOCK_SIZE']
+        self.config, self.n_layers, self.block_size = config, config['N_LAYERS'], config['BLOCK_SIZE']
         self.head_size = config['N_EMBED'] // config['N_HEADS']
         self.n_kv_heads = len(self.weights['blocks.0.attention.k.weight']) // self.head_size
         frequencies = 10000.0 ** (-torch.arange(0, self.head_size, 2) / self.head_size)
@@ -124,6 +126,7 @@ def load(path, device):
 # ---------- 写歌 ----------
 class Song:
     """一首正在写的歌：token、已经能看的文字、自己的随机数发生器。"""
+    codes = frozenset()                                             # 不显示的 token
 
     def __init__(self, prompt, seed, tokenizer, block_size):
         self.prompt = self.text = printable(prompt)
@@ -149,13 +152,140 @@ class Song:
             self.pending = []
 
 
+class Form:
+    """怎么照要求写：s1_control.py 的歌头和标记，这一次要的韵、字数、藏头。要求不能满足时抛出 ValueError。"""
+
+    def __init__(self, config, tokenizer, options):
+        self.rhyme_of_final = {final: name for name, finals in config['RHYMES'].items() for final in finals.split()}
+        fields = {'情绪': options.mood, '歌手': options.singer, '歌名': options.title[:20]}
+        known = config['KNOWN'] | {'韵': list(config['RHYMES'])[:-1]}        # 最后一个是「无」
+        for name, value in (fields | {'韵': options.rhyme}).items():
+            if value and value not in known.get(name, [value]):
+                some = '、'.join(known[name][:20]) + '……' * (len(known[name]) > 20)
+                raise ValueError(f'没有「{value}」这个{name}，有的是：{some}')
+        if not 0 <= options.chars <= 20:
+            raise ValueError(f'一行可以有 1 到 20 个字，--chars 却是 {options.chars}')
+        self.header = ''.join(f'<{name}>{value}' for name, value in fields.items() if value) + '<歌词>'
+        self.scheme, self.rhyme = options.scheme or ('A' if options.rhyme else '-'), options.rhyme
+        self.chars, self.acrostic, self.tokenizer = options.chars, ''.join(options.acrostic.split()), tokenizer
+        codes = {name[1:-1]: i for i, name in enumerate(config['CODES'], 2)}
+        self.codes, self.continued = frozenset(codes.values()), codes['续']
+        self.rhymes = {name: codes[name] for name in config['RHYMES']}
+        self.lengths = [i for name, i in codes.items() if name.isdigit() and self.chars in (0, int(name))]
+        pieces = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+        self.ends = [tokenizer.eos_id(), *tokenizer.encode('\n')]   # 一行完了
+        self.words = [i for i, piece in enumerate(pieces) if i > 1 and i not in self.codes and '\n' not in piece]
+        self.final_chars = [i for i in self.words if re.fullmatch(r'\w', pieces[i])]
+        self.after_final = [i for i in self.words if re.fullmatch(r'[^\w\ufffd]+', pieces[i])]       # 标点
+        self.starts = {char: [i for i in self.words if pieces[i].startswith(char)] for char in self.acrostic}
+
+    def letter(self, number):
+        """第 number 行在韵式里的字母。"""
+        return self.scheme[number % len(self.scheme)]
+
+    def marked(self, line):
+        """(韵，标了字数和韵的一行)：与 s1_control.py 的 mark_line 一样。"""
+        found = re.search(r'[\u4e00-\u9fff](?=\W*$)', line)
+        at = found.start() if found else len(line) - 1
+        final = lazy_pinyin(line[max(0, at - 3):at + 1], Style.FINALS)[-1] if found else ''
+        rhyme = self.rhyme_of_final.get(final, '无')
+        return rhyme, f'<{min(20, len(line))}>{line[:at]}<{rhyme}>{line[at:]}'
+
+
+class Verse(Song):
+    """照要求写的一首。每行是「<字数>……<韵>末字」，写完才看得见；不合要求的，退回行首重写，最多八次。"""
+
+    def __init__(self, prompt, seed, tokenizer, block_size, form):
+        super().__init__('', seed, tokenizer, block_size)
+        self.form, self.codes, self.block_size = form, form.codes, block_size
+        self.decided = {form.scheme.strip('-')[:1]: form.rhyme} if form.rhyme else {}   # 字母：定下的韵
+        lines, ids = [line.strip() for line in printable(prompt).splitlines() if line.strip()], []
+        self.prompt = self.text = '\n'.join(lines)
+        for number, line in enumerate(lines):
+            rhyme, text = form.marked(line)
+            self.decide(number, rhyme)
+            ids.append(tokenizer.encode(text + '\n'))
+        while sum(map(len, ids)) > block_size // 2:                 # 歌头总要看得见：放不下的，从最前面的行去掉
+            ids.pop(0)
+        if len(ids) < len(lines):
+            note(f'开头有 {len(lines)} 行，只用得上最后 {len(ids)} 行')
+            self.ids = [form.continued]                             # 训练时，另起的一段就是这样开始的
+        self.ids += tokenizer.encode(form.header) + sum(ids, [])
+        self.line, self.number = len(self.ids), len(lines)          # 正在写的一行：从第几个 token 起，是第几行
+        self.tries, self.banned = 0, set()                          # 重写了几次；不合要求的末字
+
+    def decide(self, number, rhyme):
+        """第 number 行押了这个韵：同一个字母的其余各行也要押它。"""
+        if self.form.letter(number) != '-' and rhyme != '无':
+            self.decided.setdefault(self.form.letter(number), rhyme)
+
+    def rhymes(self):
+        """这一行可以押哪些韵：同一个字母的相同，不同字母的不同。"""
+        letter = self.form.letter(self.number)
+        if letter == '-':
+            return set(self.form.rhymes)
+        if letter in self.decided:
+            return {self.decided[letter]}
+        return set(self.form.rhymes) - {'无', *self.decided.values()} or set(self.form.rhymes)      # 字母多，韵不够分
+
+    def allowed(self):
+        """下一个 token 可以是哪些。"""
+        form, line, acrostic = self.form, self.ids[self.line:], self.form.acrostic[self.number:]
+        codes = set(form.rhymes.values())
+        if not line:
+            return form.lengths
+        if line[-1] in codes:
+            return set(form.final_chars) - self.banned or form.final_chars
+        if codes & set(line):
+            return form.after_final + (form.ends[1:] if len(acrostic) > 1 else form.ends)      # 藏头没写完，歌就没完
+        if acrostic and len(line) <= len(spelled := form.tokenizer.encode(acrostic[0])):        # 词表外的字是几个字节
+            return form.starts[acrostic[0]] if len(line) == 1 and form.starts[acrostic[0]] else [spelled[len(line) - 1]]
+        return [form.rhymes[name] for name in self.rhymes()] + (form.words if len(line) < 30 else [])
+
+    def append(self, token, max_tokens):
+        self.ids.append(token)
+        self.n_tokens += 1
+        self.done = self.n_tokens >= max_tokens or len(self.ids) >= self.block_size     # 写了一半的一行不要
+        if token not in self.form.ends:
+            return
+        ids = self.ids[self.line:]
+        line = self.tokenizer.decode([i for i in ids if i not in self.codes]).strip('\n').replace('\ufffd', '')
+        rhyme = self.form.marked(line)[0]
+        wrong_rhyme = self.form.letter(self.number) != '-' and rhyme not in self.rhymes()
+        if (wrong_rhyme or self.form.chars not in (0, len(line))) and self.tries < 8 and not self.done:
+            if wrong_rhyme:
+                self.banned |= {after for code, after in zip(ids, ids[1:]) if code in self.form.rhymes.values()}
+            self.n_tokens -= len(ids)
+            del self.ids[self.line:]
+            self.tries += 1
+            return
+        self.decide(self.number, rhyme)
+        self.text += '\n' * bool(self.text) + printable(line)
+        self.line, self.number, self.tries, self.banned = len(self.ids), self.number + 1, 0, set()
+        self.ended = token == self.tokenizer.eos_id() or self.number >= len(self.form.acrostic) > 0
+        self.done = self.done or self.ended
+
+
+def song_maker(model, tokenizer, options):
+    """(开头, 种子) -> 要写的一首。"""
+    if 'CODES' in model.config:
+        form = Form(model.config, tokenizer, options)
+        return lambda prompt, seed: Verse(prompt, seed, tokenizer, model.block_size, form)
+    if wishes := [name for name in WISHES if getattr(options, name)]:
+        raise ValueError(f'{"、".join(wishes)} 要 s1_control.py 的检查点，这个检查点不会照要求写')
+    return lambda prompt, seed: Song(prompt, seed, tokenizer, model.block_size)
+
+
 def choose(logits, songs, options):                                 # (B, vocab_size)
     """按得分给每首歌选下一个 token，返回 B 个编号。先罚重复，再 temperature，再 top-k，再 top-p。"""
     logits = logits.cpu().double()
     tokenizer = songs[0].tokenizer
     logits[:, tokenizer.unk_id()] = -torch.inf                      # 从没训练过，写出来也没有意义
+    for row, song in zip(logits, songs):
+        if isinstance(song, Verse):
+            row[list(set(range(len(row))) - set(song.allowed()))] = -torch.inf
     if options.repetition_penalty > 1:                              # arXiv:1909.05858；换行不罚，否则歌会连成一行
-        free = {tokenizer.eos_id(), *tokenizer.encode('\n')}
+        free = {tokenizer.eos_id(), *tokenizer.encode('\n'), *songs[0].codes}
         for row, song in zip(logits, songs):
             used = list(set(song.ids) - free)
             row[used] *= torch.where(row[used] > 0, 1 / options.repetition_penalty, options.repetition_penalty)
@@ -196,6 +326,7 @@ def write_songs(model, songs, options):
         writing = [songs[i] for i in ready]
         for song, token in zip(writing, choose(logits[ready], writing, options)):
             song.append(token, options.max_tokens)
+        filled = min(filled, *(len(song.ids) - begin - 1 for song in songs))        # 退回了行首的，从那里算起
         yield
         keep = [i for i, song in enumerate(songs) if not song.done]
         if len(keep) < len(songs):
@@ -225,7 +356,7 @@ def save(model, batches, options, total):
     if path.exists() and (not path.is_file() or any(map(path.samefile, sources))):
         fail(f'不能存成 {options.output}：它不是普通文件，或者正是要读的文件，请换一个名字')
     unfinished = path.with_name(f'{path.name}.{time.time_ns()}')
-    settings = {name: getattr(options, name) for name in SETTINGS if name != 'seed'}
+    settings = {name: value for name, value in settings_of(options).items() if name != 'seed'}
     done = 0
     with open(unfinished, 'x', encoding='utf-8') as file:
         try:
@@ -271,8 +402,12 @@ def interact(model, tokenizer, options):
             text = song.text if song else ''
             if text and (line or song.ended) and not text.endswith('\n'):
                 text += '\n'                                        # 你写的另起一行；直接按回车，就从打断的地方往下写
-            song = Song(text + line, options.seed, tokenizer, model.block_size)
-            shown = song.text.rfind('\n') + 1
+            try:
+                song = song_maker(model, tokenizer, options)(text + line, options.seed)
+            except ValueError as error:                             # 没有这个韵……
+                note(error)
+                continue
+            shown = len(song.text) + bool(song.text) if isinstance(song, Verse) else song.text.rfind('\n') + 1
             with suppress(KeyboardInterrupt):
                 for _ in write_songs(model, [song], options):
                     print(song.text[shown:], end='', flush=True)
@@ -289,19 +424,32 @@ SETTINGS = {                                                        # 名字：(
     'repetition_penalty': (float, 1.0, '/penalty', '已经写过的 token 得分缩小多少倍（换行不算）；1：不罚'),
     'max_tokens': (int, 500, '/max', '一首最多写多少个 token；写到歌的结尾会自己停'),
     'seed': (int, None, '/seed', '随机种子：同样的种子、设置和开头，写出同样的歌；默认随便取一个'),
+    'mood': (str, '', '/mood', '情绪；从这一项起，要 s1_control.py 的检查点'),
+    'singer': (str, '', '/singer', '谁的风格'),
+    'title': (str, '', '/title', '歌名'),
+    'rhyme': (str, '', '/rhyme', '押什么韵：十三辙之一，如 江阳'),
+    'scheme': (str, '', '/scheme', '哪几行同韵：如 AABA，- 随意；默认每行都押 --rhyme'),
+    'chars': (int, 0, '/chars', '一行几个字，标点也算；0：不限'),
+    'acrostic': (str, '', '/acrostic', '藏头：各行的第一个字；写完就停'),
 }
+WISHES = list(SETTINGS)[list(SETTINGS).index('mood'):]
+
+
+def settings_of(options):
+    """现在的设置；没有要求的不列。"""
+    return {name: getattr(options, name) for name in SETTINGS if name not in WISHES or getattr(options, name)}
 
 
 def command(words, options):
     """执行一条交互命令，返回要显示的话。"""
     names = {row[2]: name for name, row in SETTINGS.items()}
     try:
-        key, value = ['/temp', '0'] if words == ['/greedy'] else words
-        setattr(options, names[key], SETTINGS[names[key]][0](value))
+        key, *value = ['/temp', '0'] if words == ['/greedy'] else words
+        setattr(options, names[key], SETTINGS[names[key]][0](' '.join(value)))      # 「/mood」：不再要求
     except (KeyError, ValueError):                                  # /help，和读不懂的
-        settings = [f'{key + " 数":11}{SETTINGS[name][3]}' for key, name in names.items()]
-        return '\n'.join(['/new        另写一首', *settings, '/greedy     就是 /temp 0', '/quit       结束'])
-    return '，'.join(f'{name} {getattr(options, name)}' for name in SETTINGS)
+        settings = [f'{key + " 值":13}{SETTINGS[name][3]}' for key, name in names.items()]
+        return '\n'.join(['/new          另写一首', *settings, '/greedy       就是 /temp 0', '/quit         结束'])
+    return '，'.join(f'{name} {value}' for name, value in settings_of(options).items())
 
 
 def read_options():
@@ -314,7 +462,7 @@ def read_options():
     add('--num', type=int, default=1, metavar='N', help='每个开头写几首，默认 %(default)s；种子依次加 1')
     add('--output', type=Path, metavar='文件', help='存成 JSON Lines（prompt, text, settings, seed），停下时才覆盖')
     for name, (kind, default, _, text) in SETTINGS.items():
-        text += '' if default is None else f'；默认 {default}'
+        text += '' if default in (None, '') else f'；默认 {default}'
         add(f'--{name.replace("_", "-")}', type=kind, default=default, metavar='X', help=text)
     add('--greedy', dest='temperature', action='store_const', const=0.0, help='就是 --temperature 0')
     add('--batch-size', type=int, default=16, metavar='N', help='最多几首一起写，默认 %(default)s')
@@ -342,7 +490,11 @@ def main():
     if options.interactive:
         return interact(model, tokenizer, options)
     total, size = len(prompts) * options.num, max(1, options.batch_size)
-    batches = ([Song(prompts[i // options.num], options.seed + i, tokenizer, model.block_size)
+    try:
+        new_song = song_maker(model, tokenizer, options)
+    except ValueError as error:
+        fail(error)
+    batches = ([new_song(prompts[i // options.num], options.seed + i)
                 for i in range(first, min(first + size, total))] for first in range(0, total, size))
     if options.output:
         save(model, batches, options, total)

@@ -33,15 +33,18 @@ def training_songs(checkpoint: dict) -> list[str]:
     spec = importlib.util.spec_from_file_location('script', ROOT / Path(config['SCRIPT']).name)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)                                 # importing a script does nothing
-    script.LYRICS_DIR, script.MAX_SONGS, script.SEED = config['LYRICS_DIR'], config['MAX_SONGS'], config['SEED']
+    for name in ('LYRICS_DIR', 'MAX_SONGS', 'SEED', 'BLOCK_SIZE'):
+        setattr(script, name, config[name])
     with contextlib.redirect_stdout(sys.stderr):
         songs = script.load_songs()
     songs = songs[:int(0.9 * len(songs))]                           # as in load_data()
-    fingerprint = hashlib.sha256(script.encode_songs(tokenizer, songs).numpy()).hexdigest()[:12]
+    data = script.encode_songs(tokenizer, songs)
+    raw = str(data).encode() if isinstance(data, list) else data.numpy()
+    fingerprint = hashlib.sha256(raw).hexdigest()[:12]
     if fingerprint != config['SONGS']:
         print(f'The songs in {config["LYRICS_DIR"]} are not those that the model was trained on '
               f'({fingerprint}, not {config["SONGS"]}): the figures are about other songs', file=sys.stderr)
-    return songs
+    return list(map(script.lyric_of, songs)) if hasattr(script, 'lyric_of') else songs       # s1: without its codes
 
 
 def pieces(text: str) -> list[str]:

@@ -92,7 +92,9 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
             'parameters': float(re.search(r'参数 ([\d.]+) M', text)[1]) * 1e6,
             'compile_seconds': int(found[1]) if (found := re.search(r'编译用了 (\d+) 秒', text)) else None,
             'mfu': float(found[-1]) if (found := re.findall(r'MFU ([\d.]+)%', text)) else None,
-            'extra': re.findall(r'^(?:longer|saving|从 .* 的第) .*$', text, re.M)}
+            'extra': re.findall(r'^(?:longer|saving|从 .* 的第) .*$', text, re.M),
+            'log': re.findall(r'^step .*', text, re.M)[-3:],
+            'song': (re.findall(r'^--- 第 \d+ 步写的 ---\n(.*?)\n---$', text, re.M | re.S) or [''])[-1]}
 
 
 def save(path: Path, results: dict):

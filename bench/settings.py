@@ -9,7 +9,7 @@ import math
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
          'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v9_llama', 'v10_muon', 'v11_memmap',
          'v12_ddp']
-STEPS, EVERY, SEEDS = 2400, 200, (1, 2, 3)          # of the climb
+STEPS, EVERY, SEEDS = 1200, 200, (1, 2, 3)          # of the climb
 BUDGETS = (300, 600, 1200, 2400, 4800)              # steps after which v2 and v4 are compared with v1
 CONTROLLED = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'BPE_VOCAB_SIZE': 4000,
               'DROP_OUT': 0.0, 'WARMUP_ITERS': 200, 'EVAL_ITERS': 20, 'TRAIN_ITERS': STEPS, 'EVAL_INTERVAL': EVERY,

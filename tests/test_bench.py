@@ -261,6 +261,7 @@ def test_what_a_rung_does_not_print_by_itself(rung, patches, lines, lyrics_dir, 
     data = running.link([lyrics_dir / 'sample.json'], tmp_path / 'data')
     result = running.run(running.edit(rung, constants, patches), job, [lyrics_dir / 'sample.json'], data)
     assert len(result['extra']) == lines and result['curve'][-1]['step'] == 4
+    assert len(result['log']) == 3 and 'bits/char' in result['log'][-1] and 'step' not in result['song']
 
 
 def test_steps_to_a_loss():

@@ -627,7 +627,7 @@ def test_stands_alone():
     for node in ast.walk(ast.parse(SOURCE)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            assert {name.split('.')[0] for name in modules} <= {'torch', 'sentencepiece'} | sys.stdlib_module_names
+            assert {name.split('.')[0] for name in modules} <= {'torch', 'sentencepiece', 'pypinyin'} | sys.stdlib_module_names
 
 
 # ---------- bench/novelty.py ----------

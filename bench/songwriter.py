@@ -1,0 +1,324 @@
+"""What the songwriter's three scripts do: obedience, practice, fine-tuning; the figures of their lessons.
+
+    python bench/songwriter.py WORK                         # about an hour and a half on two CPU cores
+    python bench/songwriter.py WORK --only control          # or practice, finetune
+
+WORK is a folder for the trained models (the scripts' own checkpoints: stop it at will, the same command continues).
+Everything runs on the shipped sample, which is ours. Writes bench/results/songwriter/<machine>.json and .md.
+"""
+import argparse
+import importlib.util
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import lyrics
+import numpy as np
+import torch
+from lyrics import generate, rhyme
+from machine import describe
+from running import ROOT, edit, save
+
+SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
+SEEDS, SONGS, OWN = (1, 2, 3), 200, 30
+SINGERS = ('青石桥', '霓虹晚班', '小满合唱团')                        # each in turn is the one who comes later
+CLASSES = list(lyrics.RHYMES)
+LENGTHS = (5, 6, 7, 8, 9, 10)
+
+
+# ---------- training, writing ----------
+def train(folder: Path, script: str, songs: list[dict] | None = None, patches: list = (), **constants) -> dict:
+    """Run a script in its folder, as a user would, if it has not ended there yet; {'checkpoint', 'log', 'seconds'}."""
+    log = folder / f'{script}.log'
+    if not log.exists():
+        text = json.dumps(songs or SAMPLE, ensure_ascii=False)
+        for name in ('ChineseLyrics', 'MySongs'):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / 'lyrics1.json').write_text(text, encoding='utf-8')
+        (folder / f'{script}.py').write_text(edit(script, constants, patches), encoding='utf-8')
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, f'{script}.py'], cwd=folder, capture_output=True, encoding='utf-8',
+                              env=os.environ | {'WANDB_MODE': 'disabled', 'PYTHONUTF8': '1'})
+        if done.returncode:
+            sys.exit(f'{folder}/{script}.py failed:\n{done.stdout[-2000:]}{done.stderr}')
+        log.write_text(f'{done.stdout}\nseconds {time.perf_counter() - started:.0f}\n', encoding='utf-8')
+    text = log.read_text(encoding='utf-8')
+    return {'checkpoint': folder / 'checkpoints' / script / 'best.pt', 'log': text,
+            'seconds': int(re.search(r'seconds (\d+)', text)[1]),
+            'bits': float(re.findall(r'([\d.]+) bits/char', text)[-1])}
+
+
+def write(checkpoint: Path, number: int = SONGS, first: int = 0, redraw: bool = True, **wishes) -> list:
+    """Songs as generate.py writes them by default; without `redraw`, a line that breaks a wish stays."""
+    model, tokenizer = generate.load(checkpoint, 'cuda' if torch.cuda.is_available() else 'cpu')
+    options = argparse.Namespace(**{name: row[1] for name, row in generate.SETTINGS.items()} | wishes)
+    new_song = generate.song_maker(model, tokenizer, options)
+    songs = [new_song('', first + seed) for seed in range(number)]
+    for song in songs:
+        song.tries = 0 if redraw else 10**9
+    for start in range(0, number, 50):
+        for _ in generate.write_songs(model, songs[start:start + 50], options):
+            if not redraw:
+                for song in songs:
+                    song.tries = 10**9
+    return songs
+
+
+def lines(songs: list) -> list[str]:
+    return [line for song in songs for line in song.text.splitlines() if line]
+
+
+def raw(song) -> str:
+    """The lyric with its codes."""
+    return song.tokenizer.decode(song.ids[1:]).split('<歌词>')[-1]
+
+
+def shares(texts: list[str]) -> dict:
+    """name -> (share, low, high) of the measures of lyrics.py."""
+    found = lyrics.shares(np.array([lyrics.counts(text) for text in texts]))
+    return dict(zip(lyrics.NAMES, [[round(float(x), 4) for x in one] for one in found], strict=False))
+
+
+def script(**constants):
+    """s1_control.py as a module, with those of these constants that it has."""
+    spec = importlib.util.spec_from_file_location('s1_control', ROOT / 's1_control.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in constants.keys() & {'N_EMBED', 'N_HEADS', 'N_KV_HEADS', 'N_LAYERS', 'BLOCK_SIZE', 'SEED', 'LYRICS_DIR'}:
+        setattr(module, name, constants[name])
+    return module
+
+
+@torch.no_grad()
+def bits(path: Path, songs: list[str]) -> float:
+    """bits/char of songs with their headers and codes (the texts that s1 reads), over the lyric's own tokens."""
+    checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    s1 = script(**checkpoint['config'])
+    tokenizer = generate.spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
+    model = s1.GPT(len(tokenizer)).to(s1.DEVICE)
+    model.load_state_dict(checkpoint['model'])
+    pieces = s1.encode_songs(tokenizer, songs)
+    tokens = (s1.lyric_only(*s1.get_windows(pieces)) >= 0).sum().item()
+    loss = s1.estimate_loss(model, pieces, math.ceil(len(pieces) / s1.BATCH_SIZE))
+    return loss / math.log(2) * tokens / sum(len(s1.lyric_of(song)) + 1 for song in songs)
+
+
+def texts_of(entries: list[dict], folder: Path) -> list[str]:
+    """The entries as s1 reads them, with headers and codes."""
+    path = folder / 'entries.json'
+    path.write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
+    return [text for text in script().read_lyrics(path) if text]
+
+
+def songs_of(folder: Path, checkpoint: Path) -> tuple[list[str], list[str]]:
+    """(training songs, test songs) of a run of s1, with headers and codes."""
+    config = torch.load(checkpoint, map_location='cpu', weights_only=True)['config']
+    songs = script(**config | {'LYRICS_DIR': str(folder / 'ChineseLyrics')}).load_songs()
+    n = int(0.9 * len(songs))
+    return songs[:n], songs[n:]
+
+
+# ---------- control ----------
+class Mood:
+    """Naive Bayes over characters and pairs of characters, add-one smoothed."""
+
+    def __init__(self, texts: list[str], moods: list[str]):
+        self.counts, self.moods = defaultdict(Counter), Counter(moods)
+        for text, mood in zip(texts, moods, strict=True):
+            self.counts[mood].update(self.features(text))
+        self.size = len(set().union(*self.counts.values()))
+        self.totals = {mood: sum(counter.values()) + self.size for mood, counter in self.counts.items()}
+
+    @staticmethod
+    def features(text: str) -> list[str]:
+        text = re.sub(r'\W', '', text)
+        return [*text, *(text[i:i + 2] for i in range(len(text) - 1))]
+
+    def __call__(self, text: str) -> str:
+        features = self.features(text)
+        return max(self.moods, key=lambda mood: math.log(self.moods[mood]) + sum(
+            math.log((self.counts[mood][feature] + 1) / self.totals[mood]) for feature in features))
+
+
+def obeyed(pairs: list[tuple]) -> dict:
+    """(asked, written) pairs: how often they agree, as they are and with what was asked dealt out anew."""
+    asked, written = [one for one, _ in pairs], [other for _, other in pairs]
+    dealt = random.Random(1).sample(asked, len(asked))
+    return {'obeyed': sum(a == b for a, b in pairs) / len(pairs), 'lines': len(pairs),
+            'shuffled': sum(a == b for a, b in zip(dealt, written, strict=True)) / len(pairs),
+            'chance': sum(Counter(asked)[x] * n for x, n in Counter(written).items()) / len(pairs) ** 2}
+
+
+def rhyme_class(line: str) -> str | None:
+    found = rhyme(line)
+    return found and found[1]
+
+
+def mood_of(song: str) -> str:
+    return re.search('<情绪>([^<]*)<', song)[1]
+
+
+def control(work: Path) -> dict:
+    found, s1 = {}, script()
+    for seed in SEEDS:
+        run = train(work / f'control-{seed}', 's1_control', SEED=seed)
+        path = run['checkpoint']
+        training, test = songs_of(work / f'control-{seed}', path)
+        free = write(path)
+        announced = [(code, rhyme_class(line)) for song in free for code, line in
+                     zip(re.findall('<([^<>0-9]+)>', raw(song)), song.text.splitlines()) if code != '无']
+        asked = {kind: [(name, rhyme_class(line)) for i, name in enumerate(CLASSES)
+                        for line in lines(write(path, 10, 1000 * i, redraw, rhyme=name))]
+                 for kind, redraw in (('asked rhyme', False), ('asked rhyme, redrawn', True))}
+        asked['asked length'] = [(n, len(line)) for n in LENGTHS
+                                 for line in lines(write(path, 20, 1000 * n, False, chars=n))]
+        classify = Mood([s1.lyric_of(song) for song in training], list(map(mood_of, training)))
+        real = [classify(s1.lyric_of(song)) == mood_of(song) for song in test]
+        moods = [classify(song.text) == mood for i, mood in enumerate(sorted(classify.moods))
+                 for song in write(path, 50, 1000 * i, mood=mood)]
+        headers, bodies = zip(*(song.split('<歌词>') for song in test))
+        wrong = random.Random(1).sample(headers, len(headers))
+        found[f'seed {seed}'] = {
+            'bits_per_char': run['bits'], 'seconds': run['seconds'], 'free': shares([song.text for song in free]),
+            'announced rhyme': obeyed(announced), **{kind: obeyed(pairs) for kind, pairs in asked.items()},
+            'mood': {'real songs': sum(real) / len(real), 'asked': sum(moods) / len(moods),
+                     'chance': max(classify.moods.values()) / sum(classify.moods.values())},
+            'headers': {name: bits(path, [f'{header}<歌词>{body}' for header, body in zip(some, bodies, strict=True)])
+                        for name, some in (('true', headers), ('missing', [''] * len(headers)), ('wrong', wrong))}}
+        print(f'seed {seed}', json.dumps(found[f'seed {seed}'], ensure_ascii=False), flush=True)
+    some = random.Random(1).sample(['\n'.join(song['lyric']) for song in SAMPLE], SONGS)
+    return found | {'training songs': shares(some), 'shuffled lines': shares(lyrics.shuffled(some))}
+
+
+# ---------- practice ----------
+HACK = [('char != other_char and ', '')]                            # the same character counts as a rhyme
+
+
+def rhyming(text: str) -> float:
+    hits, of = lyrics.counts(text)[0]
+    return hits / of if of else 0.0
+
+
+def practice(work: Path) -> dict:
+    """The leash, no leash, a reward that can be cheated; and the best of as many songs as practice has cost."""
+    found = {}
+    for seed in SEEDS:
+        base = train(work / f'control-{seed}', 's1_control', SEED=seed)
+        start = str((work / f'control-{seed}').resolve() / 'checkpoints' / 's1_control' / 'best.pt')
+        before = write(base['checkpoint'])
+        runs = {'before': (base, [song.text for song in before])}
+        for name, constants, patches in (('leash', {}, []), ('no leash', {'KL_WEIGHT': 0.0}, []),
+                                         ('same character counts', {'KL_WEIGHT': 0.0}, HACK))[:3 if seed == 1 else 1]:
+            run = train(work / f'practice-{seed}-{name.replace(" ", "-")}', 's2_rhyme_rl', None, patches,
+                        SEED=seed, INIT_FROM=start, **constants)
+            runs[name] = run, [song.text for song in write(run['checkpoint'])]
+        started = time.perf_counter()
+        many = [[song.text for song in write(base['checkpoint'], SONGS, 10_000)]]
+        each = time.perf_counter() - started
+        n = max(2, round(runs['leash'][0]['seconds'] / each))       # as many rounds of songs as practice took
+        many += [[song.text for song in write(base['checkpoint'], SONGS, 10_000 * i)] for i in range(2, n + 1)]
+        runs[f'best of {n}'] = base, [max(some, key=rhyming) for some in zip(*many, strict=True)]
+        found[f'seed {seed}'] = {name: shares(texts) | {
+            'bits_per_char': run['bits'], 'seconds': run['seconds'], 'same character': same_character(texts),
+            'steps': re.findall(r'押韵的节 (\d+)% .*? distinct-2 ([\d.]+) \| KL ([\d.]+)', run['log'])}
+            for name, (run, texts) in runs.items()}
+        print(f'seed {seed}', json.dumps(found[f'seed {seed}'], ensure_ascii=False), flush=True)
+    return found
+
+
+def same_character(texts: list[str]) -> float:
+    """Share of the stanzas whose lines 2 and 4 end in the same character."""
+    pairs = [(stanza[1], stanza[3]) for text in texts for rows in [text.splitlines()]
+             for stanza in (rows[i:i + 4] for i in range(0, len(rows) - 3, 4))]
+    ends = [(rhyme(a), rhyme(b)) for a, b in pairs]
+    return sum(bool(a and b) and a[0] == b[0] for a, b in ends) / max(1, len(ends))
+
+
+# ---------- fine-tuning ----------
+SCRATCH = [('    model.load_state_dict(weights)\n', '')]            # the base's tokenizer and shape, new weights
+
+
+def finetune(work: Path) -> dict:
+    found, steps = {}, {'TRAIN_ITERS': 300, 'WARMUP_ITERS': 30, 'MUON_LR': 0.02, 'LEARNING_RATE': 1e-2, 'MIN_LR': 1e-3}
+    for singer in SINGERS:
+        theirs = [song for song in SAMPLE if song['singer'] == singer]
+        random.Random(1).shuffle(theirs)
+        folder = work / f'finetune-{singer}'
+        base = train(folder / 'base', 's1_control', [song for song in SAMPLE if song['singer'] != singer])
+        start = str(base['checkpoint'].resolve())
+        tuned = train(folder / 'tuned', 's3_finetune', theirs[:OWN], INIT_FROM=start)
+        scratch = train(folder / 'scratch', 's3_finetune', theirs[:OWN], SCRATCH, INIT_FROM=start, **steps)
+        new, old = texts_of(theirs[OWN:], folder), songs_of(folder / 'base', base['checkpoint'])[1]
+        found[singer] = {'seconds': tuned['seconds'], 'test songs': len(new)} | {
+            name: {'their songs': bits(run['checkpoint'], new), 'the five': bits(run['checkpoint'], old)}
+            for name, run in (('before', base), ('after', tuned), ('from scratch', scratch))}
+        print(singer, json.dumps(found[singer], ensure_ascii=False), flush=True)
+    return found
+
+
+# ---------- what is said about it ----------
+def percent(value: float) -> str:
+    return f'{value:.1%}'
+
+
+def report(results: dict) -> str:
+    """Markdown tables; no figure is typed by hand."""
+    out, measures = [], lyrics.NAMES
+    if found := results.get('control'):
+        seeds = [found[f'seed {seed}'] for seed in SEEDS]
+        rows = [(kind, *(percent(seed[kind]['obeyed']) for seed in seeds),
+                 f'shuffled {percent(seeds[0][kind]["shuffled"])}, chance {percent(seeds[0][kind]["chance"])}')
+                for kind in ('announced rhyme', 'asked rhyme', 'asked rhyme, redrawn', 'asked length')]
+        rows += [('asked mood, says the classifier', *(percent(seed['mood']['asked']) for seed in seeds),
+                  f'real songs {percent(seeds[0]["mood"]["real songs"])}, '
+                  f'chance {percent(seeds[0]["mood"]["chance"])}')]
+        rows += [(f'bits/char, {key} header', *(f'{seed["headers"][key]:.3f}' for seed in seeds), '')
+                 for key in ('true', 'missing', 'wrong')]
+        rows += [(f'nothing asked: {name}', *(percent(seed['free'][name][0]) for seed in seeds),
+                  f'training songs {percent(found["training songs"][name][0])}, '
+                  f'lines shuffled {percent(found["shuffled lines"][name][0])}') for name in measures[:5]]
+        out += ['## s1_control', table(['', *(f'seed {seed}' for seed in SEEDS), 'beside it'], rows)]
+    if found := results.get('practice'):
+        rows = [(seed, name, percent(run[measures[0]][0]), f'{run[measures[4]][0]:.3f}', percent(run[measures[3]][0]),
+                 percent(run['same character']), f'{run["bits_per_char"]:.3f}', run['seconds'])
+                for seed, runs in found.items() for name, run in runs.items()]
+        out += ['## s2_rhyme_rl', table(['', '', 'stanzas that rhyme', 'distinct-2', 'repeated lines',
+                                         'same character', 'bits/char', 'seconds'], rows)]
+    if found := results.get('finetune'):
+        kinds = ('before', 'after', 'from scratch')
+        rows = [(singer, *(f'{one[kind]["their songs"]:.3f}' for kind in kinds),
+                 *(f'{one[kind]["the five"]:.3f}' for kind in kinds[:2]), one['seconds'])
+                for singer, one in found.items()]
+        out += ['## s3_finetune', table(['the sixth singer', *kinds, 'the five: before', 'after', 'seconds'], rows)]
+    return '\n\n'.join(out) + '\n'
+
+
+def table(header, rows) -> str:
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
+
+
+def main():
+    experiments = {'control': control, 'practice': practice, 'finetune': finetune}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work', type=Path, help='a folder for the trained models')
+    parser.add_argument('--only', nargs='+', choices=experiments, default=list(experiments))
+    options = parser.parse_args()
+    machine = describe()
+    path = ROOT / 'bench' / 'results' / 'songwriter' / f'{machine["name"]}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    for name in options.only:
+        results |= {'machine': machine, name: experiments[name](options.work)}
+        save(path, results)
+    path.with_suffix('.md').write_text(report(results), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
