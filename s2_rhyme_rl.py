@@ -443,7 +443,7 @@ def score(tokenizer, song):
     for i in range(begin, len(song)):
         if song[i] in ends:
             line = lyric_of(tokenizer.decode(song[begin:i]))
-            rhyme, char = re.search('<([^<>\\d]+)>(.?)', mark_line(line)).groups()
+            rhyme, char = re.search(r'<([^<>\d]+)>(.?)', mark_line(line)).groups()
             decided = [j for j in range(begin, i) if song[j] in rhymes or song[j - 1] in rhymes]        # 韵，末字
             lines.append((line, rhyme, char, decided))
             begin = i + 1

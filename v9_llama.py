@@ -1,4 +1,4 @@
-"""今天的开放模型的结构：RMSNorm、SwiGLU、分组查询注意力，没有偏置，词向量共用。结构就是 Llama 的。
+"""当今开源模型的架构：RMSNorm、SwiGLU、分组查询注意力，没有偏置，词向量共用。结构就是 Llama 的。
 
 相对 v8_mfu.py 的改动：
 - `MultiHeadAttention` 里几个查询头共用一组 k、v，一共 `N_KV_HEADS` 组（arXiv:2305.13245）：写歌时缓存它们，缓存小一半；

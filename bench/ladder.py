@@ -6,8 +6,8 @@
     python bench/ladder.py --report                             # nothing runs: tables and plots from the results
 
 Stop it at will: the same command continues. Results: bench/results/<machine>-<corpus>.json (constants, curves), .md
-(tables), a folder of .svg (plots); --report also puts them into README.md (between their marks) and the scripts'
-docstrings. How it is measured, and on what: bench/README.md.
+(tables), a folder of .svg (plots); --report also puts them into the README files, the lessons (between their marks)
+and the scripts' docstrings. How it is measured, and on what: bench/README.md.
 """
 import argparse
 import json
@@ -21,7 +21,9 @@ from pathlib import Path
 import plots
 import report
 import running
+import sentences
 import settings
+import songwriter
 from machine import describe
 
 RESULTS = running.ROOT / 'bench' / 'results'
@@ -53,23 +55,53 @@ def wrapped(text: str, width: int = 118) -> str:
     return '\n'.join(lines)
 
 
+def places(results: dict) -> tuple[str, str]:
+    """Where and on what it was measured, in Chinese and English."""
+    machine, names = results['machine'], {'sample': ('自带的样本', 'the shipped sample'),
+                                          'classical poems': ('古诗', 'classical poems')}
+    chinese, english = names.get(results['corpus'], (results['corpus'], results['corpus']))
+    processor = machine['gpu'] or machine['cpu']
+    return f'{processor}，{machine["cores"]} 核，{chinese}', f'{processor}, {machine["cores"]} cores, {english}'
+
+
+def marked(results: dict) -> dict[str, str]:
+    """What the results have to say, by the name of its mark in the Markdown files."""
+    corpus, (chinese, english) = results['corpus'], places(results)
+    made = {f'{corpus} {name}': markdown for name, markdown in report.tables(results).items()}
+    for rung in settings.RUNGS:
+        for job in report.by(results, f'shipped/{rung}').values():
+            song = job.get('song', '').splitlines()
+            curve = ' → '.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'])
+            printed = ['```text', *job['log'], '', *song[:12], '```', ''] if job.get('log') else []
+            made[f'{corpus} log {rung}'] = '\n'.join([*printed, f'bits/char {curve}'])
+            made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
+    for language, where, dash in (('', f'（{chinese}）。', '：'), ('-en', f' ({english}).', ': ')):
+        for rung, sentence in sentences.currencies(results, language == '-en').items():
+            made |= {f'buys{language} {rung}': f'{sentence}{where}', f'buys-short{language} {rung}': dash + sentence}
+    return made
+
+
 def publish(found: list[dict]):
-    """Tables into README.md, between <!-- bench CORPUS TABLE --> and <!-- /bench -->; sentences into the docstrings."""
-    path = running.ROOT / 'README.md'
-    text = path.read_text(encoding='utf-8')
+    """Into the Markdown files, between <!-- bench NAME --> and <!-- /bench -->, and the scripts' docstrings."""
+    root, marks = running.ROOT, {}
+    found = sorted(found, key=lambda results: results['corpus'] != 'sample')        # what a large corpus says, counts
     for results in found:
-        for name, markdown in report.tables(results).items():
-            text = re.sub(rf'(<!-- bench {results["corpus"]} {name} -->\n\n).*?(\n\n<!-- /bench -->)',
-                          lambda mark, markdown=markdown: mark[1] + markdown + mark[2], text, flags=re.S)
-        machine, names = results['machine'], {'sample': '自带的样本', 'classical poems': '古诗'}
-        corpus = names.get(results['corpus'], results['corpus'])
-        where = f'{machine["gpu"] or machine["cpu"]}，{machine["cores"]} 核，{corpus}'
-        for rung, sentence in report.currencies(results).items():
-            script = running.ROOT / f'{rung}.py'
+        marks |= marked(results)
+    for path in (RESULTS / 'songwriter').glob('*.json'):
+        marks |= songwriter.marked(json.loads(path.read_text(encoding='utf-8')))
+    for path in [*root.glob('README*.md'), *root.glob('lessons/*.md'), *root.glob('site/pages/*.md')]:
+        text = path.read_text(encoding='utf-8')
+        for name, markdown in marks.items():
+            gap = '' if '-short' in name else '\n\n'               # in a row of a table, or a paragraph of its own
+            text = re.sub(rf'(<!-- bench {re.escape(name)} -->).*?(<!-- /bench -->)',
+                          lambda mark, made=f'{gap}{markdown}{gap}': f'{mark[1]}{made}{mark[2]}', text, flags=re.S)
+        path.write_text(text, encoding='utf-8')
+    for results in found:
+        for rung, sentence in sentences.currencies(results).items():
+            script = root / f'{rung}.py'
             source = re.sub(r'\n测得（.*?\n(?=\n)', '', script.read_text(encoding='utf-8'), count=1, flags=re.S)
-            line = wrapped(f'测得（{where}）：{sentence}。')
+            line = wrapped(f'测得（{places(results)[0]}）：{sentence}。')
             script.write_text(source.replace('\n看差异：', f'\n{line}\n\n看差异：', 1), encoding='utf-8')
-    path.write_text(text, encoding='utf-8')
 
 
 def main():
@@ -92,8 +124,8 @@ def main():
     results |= {'machine': machine, 'corpus': options.corpus}
     try:
         with tempfile.TemporaryDirectory() as data:                 # the jobs share the tokenizers that they learn
-            for experiment in options.only:
-                print(f'--- {experiment} ---')
+            for experiment in [name for name in options.only for _ in range(3 if name == 'rates' else 1)]:
+                print(f'--- {experiment} ---')                      # a grid may have to go on beyond its ends
                 failed += running.run_all(settings.plan(experiment, results), results, path, options.lyrics, Path(data))
     except KeyboardInterrupt:
         sys.exit('\nstopped; the same command continues')

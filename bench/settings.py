@@ -36,7 +36,7 @@ WITHOUT = {
     'v4_flash_optim': [
         ('one QKV projection', 'q、k、v 一次矩阵乘法（换成三次）', [
             ('self.qkv(x)', 'torch.cat([F.linear(x, w) for w in self.qkv.weight.chunk(3)], dim=-1)')]),
-        ('flash attention', 'flash attention（换成遮罩 + softmax）', [
+        ('flash attention', 'flash attention（换成掩码 + softmax）', [
             ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
              'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5'
              ' + torch.full((T, T), -torch.inf, device=x.device).triu(1)).softmax(dim=-1), dropout) @ v')]),
@@ -85,12 +85,26 @@ KILLED = [('        x, y = next(batches)\n', '''        x, y = next(batches)
 ''')]
 
 
+def tried(results: dict, rung: str, steps: int) -> dict[float, float]:
+    """Peak learning rate -> loss on the validation songs, of the rung's family."""
+    family = next(family for family in FAMILIES if rung in family)[0]
+    return {float(key.rsplit(' ', 1)[1]): job['curve'][-1]['test'] for key, job in results['jobs'].items()
+            if key.startswith(f'rates/{family}/{steps} steps/')}
+
+
 def rate(results: dict, rung: str, steps: int = STEPS) -> float:
     """The best peak learning rate of the rung's family, on the validation songs."""
-    family = next(family for family in FAMILIES if rung in family)[0]
-    tried = {float(key.rsplit(' ', 1)[1]): job['curve'][-1]['test'] for key, job in results['jobs'].items()
-             if key.startswith(f'rates/{family}/{steps} steps/')}
-    return min(tried, key=tried.get)
+    losses = tried(results, rung, steps)
+    return min(losses, key=losses.get)
+
+
+def grid(results: dict, rung: str, steps: int) -> list[float]:
+    """The peaks to try; where the best so far is the first or the last of them, one beyond it."""
+    peaks, losses = MUON_GRID if rung == 'v10_muon' else GRID, tried(results, rung, steps)
+    if losses.keys() >= set(peaks):
+        best = min(losses, key=losses.get)
+        peaks = sorted({*losses, *([best * 2] if best == max(losses) else [best / 2] if best == min(losses) else [])})
+    return list(peaks)
 
 
 def chars_per_token(job: dict) -> float:
@@ -123,7 +137,7 @@ def plan(experiment: str, results: dict) -> list[dict]:
             return [job(f'{steps} steps/rate {peak}', rung, CONTROLLED | {
                         'LEARNING_RATE': peak, 'MIN_LR': peak / 10, 'TRAIN_ITERS': steps}, VALIDATION)
                     for rung, *_ in FAMILIES for steps in (BUDGETS if rung in PAY_LATER and large else [STEPS])
-                    for peak in (MUON_GRID if rung == 'v10_muon' else GRID)]
+                    for peak in grid(results, rung, steps)]
         case 'steps':
             return [job(f'seed {seed}', rung, tuned(rung, SEED=seed))
                     for rung in RUNGS[1:] for seed in (SEEDS if rung in NEAR else SEEDS[:1])]

@@ -264,44 +264,90 @@ def finetune(work: Path) -> dict:
 
 
 # ---------- what is said about it ----------
+MEASURES = list(zip(lyrics.NAMES, ('押韵的节', '相邻两行押韵', '相邻两行一样长', '重复的行', 'distinct-2（一首之内）')))
+KINDS = [('announced rhyme', '自己标的韵，照做'), ('asked rhyme', '要求的韵，照做'),
+         ('asked rhyme, redrawn', '要求的韵，不合就重写'), ('asked length', '要求的字数，照做')]
+RUNS = {'before': '练习之前', 'leash': '有绳子', 'no leash': '没有绳子', 'same character counts': '同字也算，没有绳子'}
+
+
 def percent(value: float) -> str:
     return f'{value:.1%}'
 
 
-def report(results: dict) -> str:
-    """Markdown tables; no figure is typed by hand."""
-    out, measures = [], lyrics.NAMES
+def table(header, rows) -> str:
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
+
+
+def tables(results: dict, english: bool) -> dict[str, str]:
+    """script -> Markdown; no figure is typed by hand."""
+    def say(chinese, other):
+        return other if english else chinese
+    made = {}
     if found := results.get('control'):
         seeds = [found[f'seed {seed}'] for seed in SEEDS]
-        rows = [(kind, *(percent(seed[kind]['obeyed']) for seed in seeds),
-                 f'shuffled {percent(seeds[0][kind]["shuffled"])}, chance {percent(seeds[0][kind]["chance"])}')
-                for kind in ('announced rhyme', 'asked rhyme', 'asked rhyme, redrawn', 'asked length')]
-        rows += [('asked mood, says the classifier', *(percent(seed['mood']['asked']) for seed in seeds),
-                  f'real songs {percent(seeds[0]["mood"]["real songs"])}, '
-                  f'chance {percent(seeds[0]["mood"]["chance"])}')]
-        rows += [(f'bits/char, {key} header', *(f'{seed["headers"][key]:.3f}' for seed in seeds), '')
-                 for key in ('true', 'missing', 'wrong')]
-        rows += [(f'nothing asked: {name}', *(percent(seed['free'][name][0]) for seed in seeds),
-                  f'training songs {percent(found["training songs"][name][0])}, '
-                  f'lines shuffled {percent(found["shuffled lines"][name][0])}') for name in measures[:5]]
-        out += ['## s1_control', table(['', *(f'seed {seed}' for seed in SEEDS), 'beside it'], rows)]
+        rows = [(say(chinese, kind), *(percent(seed[kind]['obeyed']) for seed in seeds),
+                 say('打乱 {}，碰运气 {}', 'shuffled {}, chance {}').format(
+                     percent(seeds[0][kind]['shuffled']), percent(seeds[0][kind]['chance'])))
+                for kind, chinese in KINDS]
+        rows += [(say('要求的情绪，分类器认得出', 'asked mood, says the classifier'),
+                  *(percent(seed['mood']['asked']) for seed in seeds),
+                  say('真的歌 {}，碰运气 {}', 'real songs {}, chance {}').format(
+                      percent(seeds[0]['mood']['real songs']), percent(seeds[0]['mood']['chance'])))]
+        rows += [(f'bits/char, {say(chinese, f"{key} header")}', *(f'{seed["headers"][key]:.3f}' for seed in seeds), '')
+                 for key, chinese in (('true', '歌头正确'), ('missing', '没有歌头'), ('wrong', '别的歌的歌头'))]
+        rows += [(say(f'不作要求：{chinese}', f'nothing asked: {name}'),
+                  *(percent(seed['free'][name][0]) for seed in seeds),
+                  say('训练歌曲 {}，行打乱 {}', 'training songs {}, lines shuffled {}').format(
+                      *(percent(found[songs][name][0]) for songs in ('training songs', 'shuffled lines'))))
+                 for name, chinese in MEASURES]
+        made['s1_control'] = table(['', *(say(f'种子 {n}', f'seed {n}') for n in SEEDS), say('比一比', 'beside it')], rows)
     if found := results.get('practice'):
-        rows = [(seed, name, percent(run[measures[0]][0]), f'{run[measures[4]][0]:.3f}', percent(run[measures[3]][0]),
+        names = [pair[english is False] for pair in MEASURES]
+        rows = [(seed.removeprefix('seed '), say(RUNS.get(name, name.replace('best of', '挑最好的，几遍：')), name),
+                 percent(run[lyrics.NAMES[0]][0]), f'{run[lyrics.NAMES[4]][0]:.3f}', percent(run[lyrics.NAMES[3]][0]),
                  percent(run['same character']), f'{run["bits_per_char"]:.3f}', run['seconds'])
                 for seed, runs in found.items() for name, run in runs.items()]
-        out += ['## s2_rhyme_rl', table(['', '', 'stanzas that rhyme', 'distinct-2', 'repeated lines',
-                                         'same character', 'bits/char', 'seconds'], rows)]
+        made['s2_rhyme_rl'] = table([say('种子', 'seed'), '', names[0], names[4], names[3],
+                                     say('同字', 'same character'), 'bits/char', say('秒', 'seconds')], rows)
     if found := results.get('finetune'):
         kinds = ('before', 'after', 'from scratch')
         rows = [(singer, *(f'{one[kind]["their songs"]:.3f}' for kind in kinds),
                  *(f'{one[kind]["the five"]:.3f}' for kind in kinds[:2]), one['seconds'])
                 for singer, one in found.items()]
-        out += ['## s3_finetune', table(['the sixth singer', *kinds, 'the five: before', 'after', 'seconds'], rows)]
-    return '\n\n'.join(out) + '\n'
+        made['s3_finetune'] = table(
+            say(['第六位歌手', '微调之前', '之后', '从头训练', '另外五位：之前', '之后', '秒'],
+                ['the sixth singer', 'before', 'after', 'from scratch', 'the five: before', 'after', 'seconds']), rows)
+    return made
 
 
-def table(header, rows) -> str:
-    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
+def sentences(results: dict, english: bool) -> dict[str, str]:
+    """script -> what it buys, with its figures (of the first seed)."""
+    made = {}
+    if found := results.get('control'):
+        one, free = found['seed 1'], percent(found['seed 1']['free'][lyrics.NAMES[0]][0])
+        rhyme, length = (percent(one[kind]['obeyed']) for kind in ('asked rhyme, redrawn', 'asked length'))
+        made['s1_control'] = (f'{rhyme} of the lines rhyme as asked, {length} have the length asked for; {free} of the '
+                              'stanzas rhyme unasked' if english else
+                              f'{rhyme} 的行押要求的韵，{length} 的行是要求的字数；不作要求，{free} 的节押韵')
+    if found := results.get('practice'):
+        before, after = (percent(found['seed 1'][name][lyrics.NAMES[0]][0]) for name in ('before', 'leash'))
+        made['s2_rhyme_rl'] = (f'rhyming stanzas from {before} to {after}' if english else
+                               f'押韵的节从 {before} 到 {after}')
+    if found := results.get('finetune'):
+        gains = [f'{one["before"]["their songs"]:.2f} → {one["after"]["their songs"]:.2f}' for one in found.values()]
+        made['s3_finetune'] = (f'bits/char of a new singer, from thirty songs: {", ".join(gains)}' if english else
+                               f'新歌手，三十首歌，bits/char {"，".join(gains)}')
+    return made
+
+
+def marked(results: dict) -> dict[str, str]:
+    """What the results have to say, by the name of its mark in the Markdown files."""
+    made = {}
+    for language, dash in (('', '：'), ('-en', ': ')):
+        made |= {f'songwriter{language} {name}': text for name, text in tables(results, language == '-en').items()}
+        made |= {f'songwriter-short{language} {name}': dash + text
+                 for name, text in sentences(results, language == '-en').items()}
+    return made
 
 
 def main():
@@ -317,7 +363,8 @@ def main():
     for name in options.only:
         results |= {'machine': machine, name: experiments[name](options.work)}
         save(path, results)
-    path.with_suffix('.md').write_text(report(results), encoding='utf-8')
+    text = '\n\n'.join(f'## {name}\n\n{made}' for name, made in tables(results, True).items())
+    path.with_suffix('.md').write_text(text + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -1,72 +1,64 @@
-// Any rung against any other, laid out as the steps are, but line by line: no words are marked. The differences themselves are in the page, as Python's difflib found them.
-const data = JSON.parse(document.getElementById('data').textContent), context = 3
-const a = document.getElementById('a'), b = document.getElementById('b'), names = Object.keys(data.scripts)
+// Any script against any other: definitions by name; inside those that both have, the lines of a longest common subsequence stay.
+const data = JSON.parse(document.getElementById('data').textContent), names = Object.keys(data.scripts), context = 3
+const a = document.getElementById('a'), b = document.getElementById('b'), layout = document.getElementById('layout')
 
-const cell = (side, number, line) => number < 0 ? `<i class=${side}></i><code class="${side} no"></code>`
-  : `<i class=${side}>${number + 1}</i><${side === 'l' ? 'del' : 'ins'} class=${side}>${data.lines[line]}</${side === 'l' ? 'del' : 'ins'}>`
-const same = (i, j, line) => `<div class="w eq"><i class=l>${i + 1}</i><code class=l aria-hidden=true>${data.lines[line]}</code><i>${j + 1}</i><code>${data.lines[line]}</code></div>`
-
-function changes(from, to) {                          // [i, j, k, m]: lines i..j of `from` become lines k..m of `to`
-  const backwards = names.indexOf(from) > names.indexOf(to), flat = data.pairs[backwards ? `${to} ${from}` : `${from} ${to}`] || []
-  const list = []
-  let i = 0, k = 0
-  for (let n = 0; n < flat.length; n += 3) {
-    i += flat[n]; k += flat[n]
-    const [j, m] = [i + flat[n + 1], k + flat[n + 2]]
-    list.push(backwards ? [k, m, i, j] : [i, j, k, m])
-    i = j; k = m
+function common(one, two) {                           // [[kind, i, j]]: same, old, new
+  const best = Array.from({ length: one.length + 1 }, () => new Uint16Array(two.length + 1)), rows = []
+  for (let i = one.length - 1; i >= 0; i--)
+    for (let j = two.length - 1; j >= 0; j--)
+      best[i][j] = one[i] === two[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1])
+  let i = 0, j = 0
+  while (i < one.length || j < two.length) {
+    if (i < one.length && j < two.length && one[i] === two[j]) rows.push(['e', i++, j++])
+    else if (i < one.length && (j === two.length || best[i + 1][j] >= best[i][j + 1])) rows.push(['d', i++, null])
+    else rows.push(['a', null, j++])
   }
-  return list
+  return rows
 }
 
-let shown
+function parts(from, to) {                            // [[name, rows]] in the order of the new script; what goes, where it stood
+  const old = data.scripts[from], young = data.scripts[to], made = []
+  const sequence = common(old.map(part => part[0]), young.map(part => part[0]))
+  for (const [kind, i, j] of sequence) {
+    if (kind === 'e' && old[i][1] === young[j][1]) continue
+    const [one, two] = [i === null ? [] : data.definitions[old[i][1]], j === null ? [] : data.definitions[young[j][1]]]
+    const rows = common(one, two).map(([k, x, y]) => [k, x === null ? null : x + old[i][2], y === null ? null : y + young[j][2],
+      data.lines[x === null ? two[y] : one[x]]])
+    made.push([kind === 'd' ? old[i][0] : young[j][0], rows])
+  }
+  return made
+}
+
 function show() {
-  const pair = shown = `${a.value}...${b.value}`
-  const [old, young] = [data.scripts[a.value], data.scripts[b.value]], list = changes(a.value, b.value)
-  let html = '', i = 0, k = 0, open = false, added = 0, removed = 0, hunks = 0
-  const close = () => { if (open) html += '</div></section>'; open = false }
-  const start = line => {                             // a change begins, with line `line` of the new script
-    if (open) return
-    open = true
-    hunks++
-    const title = `${hunks} · ${b.value} <span lang="zh-CN">第 ${line + 1} 行</span><span lang="en">line ${line + 1}</span>`
-    html += `<section class=hunk id="${pair}.${hunks}" tabindex=-1><h2><a href="#${pair}.${hunks}">${title}</a></h2><div class=rows>`
+  let html = '', added = 0, removed = 0
+  for (const [name, rows] of parts(a.value, b.value)) {
+    const near = rows.map((_, n) => rows.slice(Math.max(0, n - context), n + context + 1).some(row => row[0] !== 'e'))
+    let lines = '', u = 0, s = 0, left = 0, right = 0
+    rows.forEach(([kind, i, j, line], n) => {
+      if (!near[n]) return
+      if (kind === 'e') { s = Math.max(left, right, s) + 1; left = right = s }
+      const side = kind === 'e' ? s : kind === 'd' ? ++left : ++right
+      if (kind === 'd') removed++
+      if (kind === 'a') added++
+      const tag = { e: 'code', d: 'del', a: 'ins' }[kind]
+      lines += `<div class="w ${kind}" style="--u:${++u};--s:${side}"><i class=o>${i === null ? '' : i + 1}</i><i class=n>${j === null ? '' : j + 1}</i><${tag}>${line}</${tag}></div>`
+    })
+    html += `<div class=hunk id="${name}" tabindex=-1><h2>${name}</h2><div class=rows>${lines}</div></div>`
   }
-  const quiet = (n, last) => {                        // n unchanged lines: the ends stay in sight, the middle is folded
-    const head = open ? context : 0, tail = last ? 0 : context
-    const lines = Array.from({ length: n }, (_, x) => same(i + x, k + x, young[k + x]))
-    if (n > head + tail + 2) {
-      html += lines.slice(0, head).join('')
-      close()
-      const middle = n - head - tail
-      html += `<details class=fold><summary><span lang="zh-CN">${middle} 行没有变</span><span lang="en">${middle} unchanged lines</span></summary>${lines.slice(head, n - tail).join('')}</details>`
-      if (tail) { start(k + n - tail); html += lines.slice(n - tail).join('') }
-    } else { if (!last) start(k); html += lines.join('') }
-    i += n; k += n
-  }
-  for (const [from, to, start2, end2] of list) {
-    quiet(from - i, false)
-    start(k)
-    for (let x = 0; x < Math.max(to - from, end2 - start2); x++) {
-      const left = from + x < to ? from + x : -1, right = start2 + x < end2 ? start2 + x : -1
-      html += `<div class=w>${cell('l', left, old[left])}${cell('r', right, young[right])}</div>`
-    }
-    removed += to - from; added += end2 - start2
-    i = to; k = end2
-  }
-  quiet(old.length - i, true)
-  close()
   document.getElementById('diff').innerHTML = html
   document.getElementById('counts').innerHTML = `<ins>+${added}</ins> <del>−${removed}</del>`
 }
 
 function read() {
-  const [from, to] = location.hash.slice(1).replace(/\.\d+$/, '').split('...')     // #v1...v6.3: the third change from v1 to v6
-  a.value = names.includes(from) ? from : names.at(-2)
-  b.value = names.includes(to) ? to : names.at(-1)
-  if (shown !== `${a.value}...${b.value}`) show()
-  unfold()                                            // the hunk that the link names
+  const [from, to] = location.hash.slice(1).split('...')
+  a.value = names.includes(from) ? from : 'v1_bpe_rope'
+  b.value = names.includes(to) ? to : 'v6_wandb'
+  show()
 }
 a.onchange = b.onchange = () => { history.replaceState(null, '', `#${a.value}...${b.value}`); show() }
-addEventListener('hashchange', () => { if (location.hash.includes('...')) read() })
+layout.onclick = () => {
+  keep('layout', root.dataset.layout = root.dataset.layout === 'side' ? 'unified' : 'side')
+  layout.setAttribute('aria-pressed', root.dataset.layout === 'side')
+}
+addEventListener('hashchange', read)
 read()

@@ -19,6 +19,7 @@ import plots  # noqa: E402
 import report  # noqa: E402
 import running  # noqa: E402
 import scaling  # noqa: E402
+import sentences  # noqa: E402
 import settings  # noqa: E402
 from machine import describe  # noqa: E402
 
@@ -48,7 +49,7 @@ def fake(experiments=('rates', 'steps', 'characters')):
             curve = [{'step': step, 'train': 1.0, 'test': bits, 'bits_per_char': bits} for step in (0, 1200, 2400)]
             results['jobs'][job['key']] = {'curve': curve, 'tok_per_s': 1000, 'peak_memory': 2**30,
                                            'parameters': 1e6, 'compile_seconds': 9, 'mfu': 30.0,
-                                           'extra': extra.get(job['key'].split('/')[-1], [])}
+                                           'extra': extra.get(job['key'].split('/')[-1], []), 'log': ['step 1'], 'song': '一行'}
     return results
 
 
@@ -103,13 +104,24 @@ def test_rates_are_chosen_by_the_validation_songs_and_used():
     results = fake(['rates'])
     for job in results['jobs'].values():
         job['curve'][-1]['test'] = 5.0
-    results['jobs']['rates/v4_flash_optim/2400 steps/rate 0.004']['curve'][-1]['test'] = 4.0
+    results['jobs'][f'rates/v4_flash_optim/{settings.STEPS} steps/rate 0.004']['curve'][-1]['test'] = 4.0
     jobs = {job['key']: job['constants'] for job in settings.plan('steps', results)}
     assert jobs['steps/v6_wandb/seed 1']['LEARNING_RATE'] == 0.004 and jobs['steps/v6_wandb/seed 1']['MIN_LR'] == 0.0004
     assert jobs['steps/v2_cosine_lr/seed 2']['LEARNING_RATE'] == settings.GRID[0] and 'steps/v6_wandb/seed 2' not in jobs
     [job] = [job for job in settings.plan('rates', results) if job['key'] == 'rates/v1_bpe_rope/300 steps/rate 0.002']
     source = running.edit(job['rung'], job['constants'], job['patches'])
     assert 'songs = songs[:int(0.9 * len(songs))]' in source        # the test songs are not in it
+
+
+def test_the_grid_goes_on_where_its_end_is_best():
+    results, key = fake(['rates']), f'rates/v4_flash_optim/{settings.STEPS} steps/rate '
+    for best, peaks in ((0.004, [0.002, 0.004, 0.008]), (0.008, [0.002, 0.004, 0.008, 0.016]), (0.002, [0.001, 0.002, 0.004, 0.008])):
+        for peak in settings.GRID:
+            results['jobs'][f'{key}{peak}']['curve'][-1]['test'] = 4.0 if peak == best else 5.0
+        assert settings.grid(results, 'v4_flash_optim', settings.STEPS) == peaks
+    results['jobs'][f'{key}0.001'] = {'curve': [{'test': 4.5}]}     # tried, and worse: that is enough
+    assert settings.grid(results, 'v4_flash_optim', settings.STEPS) == [0.001, 0.002, 0.004, 0.008]
+    assert settings.grid({'jobs': {}}, 'v10_muon', settings.STEPS) == list(settings.MUON_GRID)
 
 
 def test_a_stale_patch_is_refused():
@@ -204,20 +216,28 @@ def test_a_stopped_bench_stops_its_rungs(project):
 
 
 def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch):
-    """README.md between its marks, the docstrings before the diff command; a second time changes nothing more."""
-    (project / 'README.md').write_text('above\n\n<!-- bench poems steps -->\n\nold\n\n<!-- /bench -->\n\nbelow\n', encoding='utf-8')
+    """Markdown files between their marks, the docstrings before the diff command; a second time changes nothing more."""
+    (project / 'lessons').mkdir()
+    (project / 'lessons/v9_llama.en.md').write_text('<!-- bench buys-en v9_llama -->\n\n<!-- /bench -->\n', encoding='utf-8')
+    (project / 'README.md').write_text('above\n\n<!-- bench poems steps -->\n\nold\n\n<!-- /bench -->\n\n| 内存<!-- bench buys-short v9_llama -->'
+                                       ' <!-- /bench --> |\n', encoding='utf-8')
     (project / 'bench/results').mkdir()
-    results = fake(['rates', 'steps'])
+    results = fake(['rates', 'steps', 'shipped'])
     (project / 'bench/results/here-poems.json').write_text(json.dumps(results), encoding='utf-8')
     monkeypatch.setattr(running, 'ROOT', project)
+    said, english = (sentences.currencies(results, english)['v9_llama'] for english in (False, True))
     for _ in range(2):
         ladder.publish([ladder.write(project / 'bench/results/here-poems.json')])
         assert '## steps' in (project / 'bench/results/here-poems.md').read_text() and (project / 'bench/results/here-poems/waterfall.svg').exists()
-        readme, v9 = ((project / name).read_text(encoding='utf-8') for name in ('README.md', 'v9_llama.py'))
-        assert readme == f'above\n\n<!-- bench poems steps -->\n\n{report.climb(results)}\n\n<!-- /bench -->\n\nbelow\n'
+        readme, v9, lesson = ((project / name).read_text(encoding='utf-8') for name in ('README.md', 'v9_llama.py', 'lessons/v9_llama.en.md'))
+        assert readme == (f'above\n\n<!-- bench poems steps -->\n\n{report.climb(results)}\n\n<!-- /bench -->\n\n| 内存<!-- bench '
+                          f'buys-short v9_llama -->：{said}<!-- /bench --> |\n')
+        assert f'\n\n{english} (' in lesson and lesson.count('<!--') == 2
         [line] = re.findall(r'\n\n(测得（.*?)\n\n看差异：', v9, re.S)
-        assert report.currencies(results)['v9_llama'] in line and v9.replace(f'{line}\n\n', '') != v9
+        assert said in line.replace('\n', '') and v9.replace(f'{line}\n\n', '') != v9
         assert running.fingerprint(v9, [], {}) == running.fingerprint(v9.replace(f'{line}\n\n', ''), [], {})
+    marks = ladder.marked(results)
+    assert marks['poems log v6_wandb'].startswith('```text\nstep 1\n\n一行\n```\n\nbits/char 0: ') and marks['poems song v6_wandb'] == '```text\n一行\n```'
 
 
 @pytest.mark.parametrize('arguments', [['--lyrics', 'ChineseLyrics'], ['--lyrics', 'ChineseLyrics', '--corpus', 'mine']])
@@ -244,11 +264,12 @@ def test_sentences_and_plots_appear_as_their_experiments_are_run():
     for experiment in ('rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own', 'shipped'):
         done.append(experiment)
         found, drawn = report.tables(fake(done)), plots.figures(fake(done))
-    said = report.currencies(fake(done))
+    said, english = (sentences.currencies(fake(done), english) for english in (False, True))
+    assert list(said) == list(english) and not re.search('[\u4e00-\u9fff]', ''.join(english.values()))
     assert list(said) == [rung for rung in settings.RUNGS if rung not in ('v0_char_english', 'v0_char_chinese', 'v6_wandb')]
     assert '5.00 到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
     assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and said['v10_muon'].startswith('0 步（0 秒）就到了')
-    assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus', 'currencies'}
+    assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus'}
     assert set(drawn) == {'waterfall', 'budgets', 'v7-memory', 'v11-memory', 'v12-speed', 'v0_char_rope', 'v1_bpe_rope',
                           'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim', 'v9_llama', 'v10_muon'}
 
@@ -289,16 +310,17 @@ def test_plots_can_be_read_on_light_and_dark_pages():
 
 
 def test_committed_results_are_shown_as_they_are():
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    shown, tables = re.findall(r'<!-- bench (.+?) -->\n\n(.*?)\n\n<!-- /bench -->', readme, re.S), {}
-    for path in (ROOT / 'bench/results').glob('*.json'):
+    shown, marks = [], {}
+    for path in [*ROOT.glob('README*.md'), *ROOT.glob('lessons/*.md')]:
+        shown += re.findall(r'<!-- bench (.+?) -->(.*?)<!-- /bench -->', path.read_text(encoding='utf-8'), re.S)
+    for path in sorted((ROOT / 'bench/results').glob('*.json')):
         results = json.loads(path.read_text(encoding='utf-8'))
         for key, job in results['jobs'].items():
             running.edit(key.split('/')[1], job['constants'], job['patches'])
-        found, text = report.tables(results), path.with_suffix('.md').read_text(encoding='utf-8')
-        assert all(markdown in text for markdown in found.values())
-        tables |= {f'{results["corpus"]} {name}': markdown for name, markdown in found.items()}
-    assert shown and all(markdown == tables[name] for name, markdown in shown)
+        text = path.with_suffix('.md').read_text(encoding='utf-8')
+        assert all(markdown in text for markdown in report.tables(results).values())
+        marks |= ladder.marked(results)
+    assert len(shown) > 50 and all(text.strip() == marks.get(name, '').strip() for name, text in shown if 'songwriter' not in name)
 
 
 def test_the_scaling_law_is_found_and_counts_the_parameters():

@@ -1,21 +1,16 @@
-"""README.md: its links lead somewhere, and what it says about the scripts is what the scripts are."""
-import difflib
+"""README.md, the lessons, the pages: links lead somewhere, and what they say about the scripts is what the scripts are."""
 import re
 import subprocess
 
 import pytest
-from conftest import ROOT, RUNGS, run_script
+from conftest import ROOT, RUNGS, SONGWRITER, run_script
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-ENGLISH = (ROOT / 'README.en.md').read_text(encoding='utf-8')
-
-
-def source(name):
-    return (ROOT / f'{name}.py').read_text(encoding='utf-8')
+FILES = [ROOT / 'README.md', ROOT / 'README.en.md', *sorted(ROOT.glob('lessons/*.md')), *sorted(ROOT.glob('site/pages/*.md'))]
+SCRIPTS = [*RUNGS, *SONGWRITER]
 
 
-def without_docstring(name):
-    return re.sub(r'\A""".*?"""\n', '', source(name), flags=re.S).splitlines()
+def read(path):
+    return path.read_text(encoding='utf-8')
 
 
 def slug(heading):
@@ -23,44 +18,53 @@ def slug(heading):
     return re.sub(r'[^\w\- ]', '', heading.strip().lower()).replace(' ', '-')
 
 
-@pytest.mark.parametrize('text', [README, ENGLISH], ids=['zh', 'en'])
-def test_links_lead_somewhere(text):
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = read(path)
     anchors = {slug(heading) for heading in re.findall(r'^#+ (.*)$', text, re.M)}
-    links = [link for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('http')]
-    assert links
-    for link in links:
-        assert link[1:] in anchors if link.startswith('#') else (ROOT / link).exists(), link
+    for link in re.findall(r'\]\(([^)]+)\)', text):
+        if not link.startswith('http'):
+            assert link[1:] in anchors if link.startswith('#') else (path.parent / link).exists(), link
 
 
-def test_every_rung_has_a_section_with_something_to_try():
-    sections = re.split(r'^### (v\d\w+)\.py$', README, flags=re.M)
-    bodies = dict(zip(sections[1::2], sections[2::2], strict=True))
-    assert list(bodies) == RUNGS
-    for name, body in bodies.items():
-        assert body.split('\n## ')[0].count('<details><summary>答案</summary>') >= 1, name
+def test_the_readme_is_short_and_names_every_script():
+    for name, suffix in (('README.md', ''), ('README.en.md', '.en')):
+        text = read(ROOT / name)
+        assert len(text.encode()) <= 12_000
+        first = '\n'.join(text.splitlines()[:12])
+        assert 'pip install -r requirements.txt && python v6_wandb.py' in first and 'pip install -r requirements-dev.txt && pytest' in first
+        assert re.findall(r'^\| \[`(\w+)\.py`\]', text, re.M) == SCRIPTS
+        assert all(f'(lessons/{script}{suffix}.md)' in text for script in SCRIPTS)
 
 
-@pytest.mark.parametrize(('below', 'above'), list(zip(RUNGS, RUNGS[1:], strict=False)))
-def test_the_table_counts_the_changed_lines(below, above):
-    lines = difflib.unified_diff(without_docstring(below), without_docstring(above), n=0, lineterm='')
-    diff = [line for line in lines if not line.startswith(('---', '+++', '@@'))]
-    added = sum(line.startswith('+') for line in diff)
-    row = next(line for line in README.splitlines() if line.startswith(f'| [`{above}.py`]'))
-    assert f'| +{added} −{len(diff) - added} |' in row
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_every_lesson_has_its_parts_in_both_languages(name):
+    parts = {'': ['运行', '它买到什么', '试一试', '参考'], '.en': ['Run it', 'What it buys', 'Try it', 'References']}
+    figures = []
+    for suffix, headings in parts.items():
+        text = read(ROOT / 'lessons' / f'{name}{suffix}.md')
+        assert text.startswith(f'# `{name}.py`') and re.findall('^## (.*)$', text, re.M) == headings
+        assert f'python {name}.py' in text and text.count('<details>') >= 1
+        figures.append((text.count('<details>'), text.count('<!-- bench'), text.count('\n    '), text.count('\n|')))
+    assert figures[0] == figures[1]
 
 
 def test_every_constant_is_explained():
-    table = README.split('\n## 常量')[1].split('\n## ')[0]
-    named = set(re.findall(r'`([A-Z_]+)`', '\n'.join(re.findall(r'^\| (`.*?) \|', table, re.M))))
-    lines = re.findall(r'^([A-Z][A-Z_, ]+) = ', '\n'.join(map(source, RUNGS)), re.M)
-    assert {name for line in lines for name in line.split(', ')} - {'GPU'} == named
+    for suffix in ('', '.en'):
+        table = read(ROOT / 'site' / 'pages' / f'constants{suffix}.md')
+        named = set(re.findall(r'`([A-Z_]+)`', '\n'.join(re.findall(r'^\| (`.*?) \|', table, re.M))))
+        header = [read(ROOT / f'{name}.py').split('# ---------- 超参数')[1].split('\ndef fail')[0] for name in SCRIPTS]
+        lines = re.findall(r'^([A-Z][A-Z_, ]+) = ', '\n'.join(header), re.M)
+        assert {name for line in lines for name in line.split(', ')} - {'GPU'} == named
 
 
 def test_the_patch_for_tensorboard_fits_and_writes_curves(rung, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     path = rung('v6_wandb')
-    (tmp_path / 'tensorboard.diff').write_text(re.search(r'```diff\n(.*?)```', README, re.S)[1], encoding='utf-8')
-    subprocess.run(['git', 'apply', 'tensorboard.diff'], cwd=tmp_path, check=True)
+    for suffix in ('', '.en'):
+        patch = re.search(r'```diff\n(.*?)```', read(ROOT / 'lessons' / f'v6_wandb{suffix}.md'), re.S)[1]
+        (tmp_path / 'tensorboard.diff').write_text(patch, encoding='utf-8')
+        subprocess.run(['git', 'apply', *(['--check', '-R'] if suffix else []), 'tensorboard.diff'], cwd=tmp_path, check=True)
     done = run_script(path)
     assert done.returncode == 0, done.stderr
     curves = EventAccumulator(str(tmp_path / 'checkpoints/tensorboard')).Reload()

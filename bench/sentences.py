@@ -1,0 +1,113 @@
+"""What each rung buys, in one sentence with its figures, in Chinese and English; only what has been measured."""
+import re
+import statistics
+from contextlib import suppress
+
+import settings as s
+from report import best, by, change, final, median, reached, signed
+
+
+def rope(results, jobs):
+    longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
+    gain = signed(change(results, 'v0_char_rope'))
+    one, two, four = (f'{loss:.2f}' for loss in longer)
+    return (f'{s.STEPS} 步，{gain} bits/char；窗口比训练时长一倍、三倍，损失从 {one} 到 {two}、{four}',
+            f'{gain} bits/char after {s.STEPS} steps; in windows two and four times as long as those trained on, the loss '
+            f'goes from {one} to {two} and {four}')
+
+
+def bpe(results, jobs):
+    tokens, gain = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1']), signed(change(results, 'v1_bpe_rope'))
+    return (f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{s.STEPS} 步，{gain} bits/char',
+            f'a token is {tokens:.2f} characters, and a step reads that much more text; {gain} bits/char after {s.STEPS} '
+            'steps')
+
+
+def paying(rung):
+    def sentence(results, jobs):
+        other = s.PAY_LATER[s.PAY_LATER.index(rung) - 1]
+        found = [(n, signed([best(results, rung, n) - best(results, other, n)])) for n in s.BUDGETS
+                 if by(results, f'rates/{rung}/{n} steps') and by(results, f'rates/{other}/{n} steps')]
+        if not found:
+            raise KeyError(rung)
+        return (f'比 {other}，各用最好的学习率：{"，".join(f"{n} 步 {gain}" for n, gain in found)} bits/char',
+                f'against {other}, each at its best rate: {", ".join(f"{gain} after {n}" for n, gain in found)} steps, '
+                'in bits/char')
+    return sentence
+
+
+def amp(results, jobs):
+    plain, amp, both = (median(by(results, f'speed/v3_gpt2_amp/autocast {a}, compile {c}')) for a, c in
+                        ((False, False), (True, False), (True, True)))
+    seconds = median(by(results, 'speed/v3_gpt2_amp/autocast True, compile True'), 'compile_seconds')
+    one, two = f'{amp / plain - 1:+.0%}', f'{both / amp - 1:+.0%}'
+    return (f'混合精度让 tok/s {one}，再编译 {two}（先要编译 {seconds:.0f} 秒）',
+            f'mixed precision changes tok/s by {one}, compilation by another {two} (after {seconds:.0f} s of compiling)')
+
+
+def checkpoint(results, jobs):
+    saving = [float(line.split()[1]) for line in jobs['own/v5_checkpoint/saving']['extra']]
+    killed = jobs['own/v5_checkpoint/killed']
+    step, save = int(re.search(r'第 (\d+) 步', killed['extra'][0])[1]), statistics.median(saving)
+    lost = (500 - step) * 2048 / killed['tok_per_s']
+    return (f'第 500 步被 kill -9，从第 {step} 步继续，丢了 {lost:.0f} 秒，而不是全部；存一次 {save:.2f} 秒',
+            f'killed at step 500, it goes on from step {step}: {lost:.0f} seconds lost, not everything; a save takes '
+            f'{save:.2f} seconds')
+
+
+def accumulation(results, jobs):
+    memory = [(n, jobs[f'own/v7_grad_accum/micro {n}']['peak_memory'] / 2**20) for n in s.MICRO]
+    return (f'一份 {"，".join(f"{n} 个窗口 {mib:.0f}" for n, mib in memory)} MiB（内存的峰值），损失一样',
+            f'peak memory with {", ".join(f"{mib:.0f} MiB for {n}" for n, mib in memory)} windows at a time; the loss is '
+            'the same')
+
+
+def mfu(results, jobs):
+    share = median(by(results, 'speed/v8_mfu'), 'mfu')
+    return f'MFU {share:.0f}%', f'MFU {share:.0f} %'
+
+
+def llama(results, jobs):
+    loss, gain = final(jobs['steps/v9_llama/seed 1']), signed(change(results, 'v9_llama'))
+    return (f'参数少四分之一，{s.STEPS} 步到 {loss:.3f} bits/char（{gain}）',
+            f'a quarter fewer parameters, {loss:.3f} bits/char after {s.STEPS} steps ({gain})')
+
+
+def muon(results, jobs):
+    v6, v10 = jobs['steps/v6_wandb/seed 1'], jobs['steps/v10_muon/seed 1']
+    steps = reached(v10, final(v6))
+    ours, theirs = (f'{n * 2048 / median(by(results, f"speed/{rung}")):.0f}'
+                    for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb')))
+    return (f'{steps} 步（{ours} 秒）就到了 v6 训练 {s.STEPS} 步（{theirs} 秒）的 {final(v6):.3f} bits/char',
+            f'{steps} steps ({ours} s) reach the {final(v6):.3f} bits/char that v6 has after {s.STEPS} ({theirs} s)')
+
+
+def memmap(results, jobs):
+    a, b, c, d = (jobs[f'own/{rung}/{files} files']['peak_memory'] / 2**20 for rung in ('v10_muon', 'v11_memmap')
+                  for files in s.FILES[::len(s.FILES) - 1])
+    return (f'数据是 {s.FILES[-1]} 倍时，v10 的内存从 {a:.0f} 到 {b:.0f} MiB，v11 从 {c:.0f} 到 {d:.0f}',
+            f'with {s.FILES[-1]} times the data, the memory of v10 grows from {a:.0f} to {b:.0f} MiB, that of v11 from '
+            f'{c:.0f} to {d:.0f}')
+
+
+def ddp(results, jobs):
+    runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in s.PROCESSES]
+    sent = 4 * runs[0][1]['parameters'] / 1e6
+    speeds = [(n, f'{job["tok_per_s"]:,}', f'{job["curve"][-1]["test"]:.4f}') for n, job in runs]
+    return (f'{"，".join(f"{n} 个进程 {speed} tok/s（损失 {loss}）" for n, speed, loss in speeds)}；一步发 {sent:.1f} MB',
+            f'{", ".join(f"{n} processes {speed} tok/s (loss {loss})" for n, speed, loss in speeds)}; {sent:.1f} MB are sent '
+            'per step')
+
+
+SENTENCES = {'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v2_cosine_lr': paying('v2_cosine_lr'), 'v3_gpt2_amp': amp,
+             'v4_flash_optim': paying('v4_flash_optim'), 'v5_checkpoint': checkpoint, 'v7_grad_accum': accumulation,
+             'v8_mfu': mfu, 'v9_llama': llama, 'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp}
+
+
+def currencies(results: dict, english: bool = False) -> dict[str, str]:
+    """rung -> its sentence; those whose figures are not measured (yet) have none."""
+    said = {}
+    for rung, sentence in SENTENCES.items():
+        with suppress(KeyError, ValueError, StopIteration, statistics.StatisticsError):
+            said[rung] = sentence(results, results['jobs'])[english]
+    return said

@@ -1,0 +1,672 @@
+"""The reading room: static pages in docs/, from the scripts, lessons/, bench/results/ and this folder.
+
+    pip install -r requirements-dev.txt
+    python site/build.py                                    # writes docs/
+    python site/build.py OUT/                               # writes somewhere else
+
+The pages are committed and need no server: any static host serves them, and they open from disk. A test checks that
+they are what this script makes now.
+"""
+import ast
+import difflib
+import html
+import itertools
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import markdown
+from ideas import CURRENCIES, IDEAS
+from notes import NOTES
+from pygments import token as T
+from pygments.lexers import PythonLexer
+
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent
+sys.path.insert(0, str(ROOT / 'bench'))
+import report  # noqa: E402
+from sentences import currencies  # noqa: E402
+from settings import RUNGS  # noqa: E402
+
+BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
+    's1_control': 'v10_muon', 's2_rhyme_rl': 's1_control', 's3_finetune': 's1_control'}
+SCRIPTS = [*RUNGS, *(name for name in BELOW if name not in RUNGS)]
+PAGES = {'writing': ('写歌', 'Writing songs'), 'constants': ('常量', 'Constants'), 'data': ('数据', 'Data'),
+         'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('测量', 'Results')}
+SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
+CONTEXT = 3                                                         # unchanged lines shown around a change
+# the first that fits; what is not here has the colour of plain text
+CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
+           (T.Name.Class, 'f'), (T.Name.Decorator, 'f'), (T.Name.Builtin, 'b'), (T.Number, 'm')]
+
+
+# ---------- text ----------
+def both(chinese: str, english: str, tag: str = 'span') -> str:
+    """One text in both languages; the page shows one of them."""
+    return f'<{tag} lang="zh-CN">{chinese}</{tag}><{tag} lang="en">{english}</{tag}>'
+
+
+def prose(text: str) -> str:
+    """`code` and plain text to HTML."""
+    return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(text, quote=False))
+
+
+def link(target: str) -> str | None:
+    """Where a link of a Markdown file leads on the site; None: nowhere."""
+    if re.match('https?:|#', target):
+        return target
+    path, _, anchor = target.partition('#')
+    name = re.sub(r'(\.en)?\.md$', '', path.split('/')[-1])
+    name = {'ChineseLyrics/README.md': 'data', 'bench/README.md': 'results'}.get(path.replace('../', ''), name)
+    return f'{name}.html' + (f'#{anchor}' if anchor else '') if name in PAGES or name in SCRIPTS else None
+
+
+def to_html(text: str) -> str:
+    """Markdown to HTML; links lead to the pages, what is wide scrolls by itself."""
+    made = markdown.markdown(text, extensions=['tables', 'fenced_code', 'toc', 'sane_lists'])
+    made = made.replace('<table>', '<div class=scroll tabindex=0><table>').replace('</table>', '</table></div>')
+
+    def lead(match):
+        target = link(html.unescape(match[1]))
+        return f'<a href="{target}">{match[2]}</a>' if target else match[2]
+    return re.sub(r'<a href="([^"]*)">(.*?)</a>', lead, made.replace('<pre>', '<pre tabindex=0>'), flags=re.S)
+
+
+def glossary() -> dict[str, dict[str, str]]:
+    """language -> term -> what it means, from the tables of the glossary."""
+    found = {}
+    for language, suffix in (('zh-CN', ''), ('en', '.en')):
+        rows = re.findall(r'^\| (.+?) \| (.+?) \| (.+?) \|$', (SITE / 'pages' / f'glossary{suffix}.md').read_text(
+            encoding='utf-8'), re.M)
+        found[language] = {term: f'{other}: {meaning}' for names, other, meaning in rows[1:]
+                           for term in re.split('、|, ', re.sub(r' \(.*?\)', '', names)) if len(term) > 1}
+    return found
+
+
+def explain(made: str, terms: dict[str, str]) -> str:
+    """The first mention of each term of the glossary gets a tooltip; code, links and headings do not."""
+    if not terms:
+        return made
+    seen, longest = set(), '|'.join(map(re.escape, sorted(terms, key=len, reverse=True)))
+    pattern = re.compile(rf'(?<![A-Za-z])(?:{longest})(?![A-Za-z])')
+
+    def mark(match):
+        if match[0] in seen:
+            return match[0]
+        seen.add(match[0])
+        return f'<abbr title="{html.escape(terms[match[0]])}">{match[0]}</abbr>'
+    parts = re.split(r'(<(pre|code|a|h\d|summary|th)\b.*?</\2>|<[^>]*>)', made, flags=re.S)
+    return ''.join(pattern.sub(mark, part) if n % 3 == 0 else part for n, part in enumerate(parts) if n % 3 < 2)
+
+
+def render(path: Path) -> str:
+    """A Markdown file as HTML, without its title and its comments."""
+    text = re.sub(r'\A# .*\n', '', path.read_text(encoding='utf-8'))
+    return to_html(re.sub(r'<!--.*?-->', '', text, flags=re.S))
+
+
+def article(folder: Path, name: str) -> str:
+    """Both languages of a Markdown file; headings of the English half have other anchors."""
+    chinese, english = (render(folder / f'{name}{suffix}.md') for suffix in ('', '.en'))
+    if folder.name == 'lessons':
+        terms = glossary()
+        chinese, english = explain(chinese, terms['zh-CN']), explain(english, terms['en'])
+    english = re.sub(r' id="([^"]*)"', r' id="en-\1"', english)
+    return f'<div class=text lang="zh-CN">{chinese}</div><div class=text lang="en">{english}</div>'
+
+
+def lines_of(source: str) -> list[list[tuple[str, str]]]:
+    """The lines of a script, each a list of (class, text) by Pygments."""
+    lines = [[]]
+    for kind, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(source):
+        name = next((name for family, name in CLASSES if kind in family), '')
+        for number, part in enumerate(text.split('\n')):
+            if number:
+                lines.append([])
+            if part:
+                lines[-1].append((name, part))
+    return lines if lines[-1] else lines[:-1]
+
+
+def paint(line: list[tuple[str, str]], marked: set[int] = frozenset()) -> str:
+    """One line as HTML; the characters whose positions are in `marked` stand in <mark>."""
+    chars = [(name, char, number in marked) for number, (name, char) in
+             enumerate((name, char) for name, text in line for char in text)]
+    out = ''
+    for (name, mark), group in itertools.groupby(chars, key=lambda c: (c[0], c[2])):
+        text = html.escape(''.join(char for _, char, _ in group), quote=False)
+        text = f'<b class={name}>{text}</b>' if name else text
+        out += f'<mark>{text}</mark>' if mark else text
+    return out
+
+
+# ---------- the difference ----------
+def words(text: str) -> list[str]:
+    return re.findall(r'\w+|\s+|.', text)
+
+
+def changed_positions(a: str, b: str) -> tuple[set[int], set[int]]:
+    """The characters of either line that belong to words which the other has not."""
+    one, two = words(a), words(b)
+    starts = [list(itertools.accumulate((len(word) for word in side), initial=0)) for side in (one, two)]
+    marks = set(), set()
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        if tag != 'equal':
+            for side, start, end in ((0, i, j), (1, k, m)):
+                for word in range(start, end):
+                    if not (one, two)[side][word].isspace():        # a longer stretch of spaces is no news
+                        marks[side].update(range(starts[side][word], starts[side][word + 1]))
+    return marks
+
+
+def pair(old: list[str], new: list[str]) -> list[tuple[int, int]]:
+    """Which line of a replaced stretch became which: of the pairings that keep the order, the likeliest."""
+    def likeness(a, b):
+        ratio = difflib.SequenceMatcher(None, words(a), words(b), autojunk=False).ratio()
+        return ratio if ratio > 0.5 and a.strip() and b.strip() else 0
+    best = [[(0, ())] * (len(new) + 1) for _ in range(len(old) + 1)]
+    for i in range(len(old) - 1, -1, -1):
+        for j in range(len(new) - 1, -1, -1):
+            like = likeness(old[i], new[j])
+            total, chain = best[i + 1][j + 1]
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], (total + like, ((i, j), chain)) if like else (-1, ()),
+                             key=lambda found: found[0])
+    pairs, chain = [], best[0][0][1]
+    while chain:
+        pairs.append(chain[0])
+        chain = chain[1]
+    return pairs
+
+
+def segments(source: str) -> list[tuple[str, int, int]]:
+    """(name, first line, line after the last), from 0, without the docstring: imports, constants, each definition.
+
+    What stands above a definition (comments, the head of a section) belongs to it. A method is a segment of its own.
+    """
+    tree, starts = ast.parse(source), []
+
+    def first(node):
+        return min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))]) - 1
+    previous, header, defined = tree.body[0].end_lineno, '# ---------- 超参数', False
+    for node in tree.body[1:]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            name = 'imports'
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name, defined = node.name, True
+        elif isinstance(node, ast.If):
+            name = '__main__'
+        else:
+            name = re.match(r'\(?(\w+)', ast.unparse(node))[1] if defined else 'constants'
+        if not starts or name not in ('imports', 'constants') or starts[-1][0] != name:
+            starts.append((name, previous))
+        if isinstance(node, ast.ClassDef):
+            inside = None
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef):
+                    if inside is not None:
+                        starts.append((f'{node.name}.{part.name}', inside))
+                    inside = part.end_lineno
+        previous = node.end_lineno
+    assert header in source
+    ends = [start for _, start in starts[1:]] + [len(source.splitlines())]
+    return [(name, start, end) for (name, start), end in zip(starts, ends, strict=True)]
+
+
+def changes(below: str, above: str) -> list[tuple[str, list[tuple[str, int | None, int | None]]]]:
+    """[(definition, rows)] of what changes: rows are ('same' or 'old' or 'new', old line, new line), from 0.
+
+    A definition or method that is only in one of the scripts goes or comes as a whole; those in both go by line.
+    """
+    old, new = (SOURCE[name].splitlines() for name in (below, above))
+    one, two = segments(SOURCE[below]), segments(SOURCE[above])
+    found = []                                                      # of every segment, also of those that stay
+
+    def add(name, rows):                                            # the methods of a class stand together
+        name = name.split('.')[0]
+        if found and found[-1][0] == name:
+            found[-1][1].extend(rows)
+        else:
+            found.append((name, rows))
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, [s[0] for s in one], [s[0] for s in two], False).get_opcodes():
+        if tag != 'equal':
+            for name, start, end in one[i:j]:
+                add(name, [('old', n, None) for n in range(start, end)])
+            for name, start, end in two[k:m]:
+                add(name, [('new', None, n) for n in range(start, end)])
+            continue
+        for (name, a, b), (_, c, d) in zip(one[i:j], two[k:m], strict=True):
+            for kind, p, q, r, s in difflib.SequenceMatcher(None, old[a:b], new[c:d], False).get_opcodes():
+                if kind == 'equal':
+                    add(name, [('same', a + p + n, c + r + n) for n in range(q - p)])
+                else:
+                    add(name, [('old', a + n, None) for n in range(p, q)] + [('new', None, c + n) for n in range(r, s)])
+    return [(name, rows) for name, rows in found if any(kind != 'same' for kind, *_ in rows)]
+
+
+def hunks(below: str, above: str) -> list[tuple[str, list]]:
+    """The changes, those of a long definition apart where more than 2 CONTEXT lines between them are the same."""
+    made = []
+    old, new = (SOURCE[name].splitlines() for name in (below, above))
+
+    def blank(row):
+        return not (old[row[1]] if row[2] is None else new[row[2]]).strip()
+    for name, rows in changes(below, above):
+        groups = []
+        for n, row in enumerate(rows):
+            if row[0] == 'same' or blank(row):                      # empty lines are no news
+                continue
+            if groups and n - groups[-1][-1] <= 2 * CONTEXT + 1:
+                groups[-1].append(n)
+            else:
+                groups.append([n])
+        for group in groups:
+            part = rows[max(0, group[0] - CONTEXT):group[-1] + 1 + CONTEXT]
+            while blank(part[0]):
+                part = part[1:]
+            while blank(part[-1]):
+                part = part[:-1]
+            made.append((name, part))
+    return made
+
+
+def bullets(name: str) -> list[str]:
+    """What the docstring announces, bullet by bullet."""
+    docstring = ast.get_docstring(ast.parse(SOURCE[name]))
+    announced = re.search(r'^相对 .*?的改动.*?\n(.*?)\n\n', docstring, re.M | re.S)
+    return re.findall(r'^- (.*?)(?=\n- |\Z)', announced[1], re.M | re.S) if announced else []
+
+
+def ideas_of(above: str, name: str, text: str) -> list[int]:
+    """The bullets that a hunk serves: those that name its definition, or, in constants and main, what it changes."""
+    named = [set(re.findall(r'`(\w+)`', bullet)) for bullet in bullets(above)]
+    wanted = {name}
+    if name in ('imports', 'constants', 'main', '__main__') or not any(wanted & names for names in named):
+        wanted |= set(re.findall(r'\w+', text))
+    return [n for n, names in enumerate(named) if names & wanted and IDEAS[above][3][n]]
+
+
+def hunk_html(above: str, painted: tuple, title: str, anchor: str, rows: list, served: list[int], notes: list) -> str:
+    """One hunk: in either layout a line has a row of its own grid (--u unified, --s side by side)."""
+    old, new = painted
+    marks, side, place = {}, {}, 0
+    for changed, group in itertools.groupby(rows, key=lambda row: row[0] != 'same'):
+        group = list(group)
+        if not changed:
+            for row in group:
+                place += 1
+                side[row] = place
+            continue
+        gone, come = [row for row in group if row[0] == 'old'], [row for row in group if row[0] == 'new']
+        pairs = pair([plain(old[i]) for _, i, _ in gone], [plain(new[j]) for _, _, j in come]) if gone and come else []
+        left = right = 0
+        for p, q in [*pairs, (len(gone), len(come))]:
+            for n in range(max(p - left, q - right)):               # what stands between two pairs
+                place += 1
+                if left + n < p:
+                    side[gone[left + n]] = place
+                if right + n < q:
+                    side[come[right + n]] = place
+            if p < len(gone) or q < len(come):
+                place += 1
+                side[gone[p]] = side[come[q]] = place
+                marks[gone[p]], marks[come[q]] = changed_positions(plain(old[gone[p][1]]), plain(new[come[q][2]]))
+            left, right = p + 1, q + 1
+    out, where = '', notes_at(rows, old, new, notes)
+    at = [n for n, row in enumerate(rows) if row in where]
+    spans = {n: following - n for n, following in zip(at, [*at[1:], len(rows)])}
+    for n, row in enumerate(rows):
+        kind, i, j = row
+        tag, css = {'same': ('code', 'e'), 'old': ('del', 'd'), 'new': ('ins', 'a')}[kind]
+        line = old[i] if kind == 'old' else new[j]
+        numbers = f'<i class=o>{"" if i is None else i + 1}</i><i class=n>{"" if j is None else j + 1}</i>'
+        out += (f'<div class="w {css}" style="--u:{n + 1};--s:{side[row]};--i:{indent(line)}">{numbers}'
+                f'<{tag}>{paint(line, marks.get(row, frozenset()))}</{tag}></div>')
+        if row in where:
+            text = ''.join(f'<p>{both(prose(chinese), prose(english))}</p>' for _, chinese, english in where[row])
+            out += f'<aside style="--u:{n + 1};--s:{side[row]};--n:{spans[n]}">{text}</aside>'
+    labels = IDEAS[above][3]
+    chips = ''.join(f'<span class="chip c{n}">{both(*map(html.escape, labels[n]))}</span>' for n in served)
+    return (f'<div class=hunk id="{anchor}" tabindex=-1 data-ideas="{" ".join(map(str, served))}">'
+            f'<h3><a href="#{anchor}">{title}</a> {chips}</h3><div class=rows lang=zh>{out}</div></div>')
+
+
+def plain(line) -> str:
+    return ''.join(text for _, text in line)
+
+
+def indent(line) -> int:
+    return len(plain(line)) - len(plain(line).lstrip())
+
+
+def notes_at(rows: list, old: list, new: list, notes: list) -> dict:
+    """row -> the notes beside it."""
+    found = {}
+    for note in notes:
+        for row in rows:
+            kind, i, j = row
+            if kind != 'same' and note[0] in plain(old[i] if kind == 'old' else new[j]):
+                found.setdefault(row, []).append(note)
+                break
+    return found
+
+
+def difference(above: str) -> dict:
+    """{'html', 'plumbing', 'contents', 'added', 'removed'}: the hunks in the order of the ideas, plumbing apart."""
+    below = BELOW[above]
+    painted = tuple(lines_of(SOURCE[name]) for name in (below, above))
+    placed, used, made = {}, Counter(), []                          # note -> the definition that it explains
+    for name, rows in hunks(below, above):
+        text = '\n'.join(plain(painted[0][i] if j is None else painted[1][j]) for kind, i, j in rows if kind != 'same')
+        served = ideas_of(above, name, text)
+        mine = [note for note in NOTES[above] if note[0] in text and placed.setdefault(note, name) == name]
+        used[name] += 1
+        title = name if used[name] == 1 else f'{name}（{used[name]}）'
+        anchor = name if used[name] == 1 else f'{name}-{used[name]}'
+        only_headings = all(line.startswith('# -') for line in text.splitlines() if line.strip())
+        plumbing = name in ('imports', '__main__') or only_headings or not served and not mine
+        made.append((plumbing, (min(served, default=99), name == 'constants'), anchor, title, hunk_html(
+            above, painted, html.escape(title), anchor, rows, served, mine)))
+    if unplaced := [note[0] for note in NOTES[above] if note not in placed]:
+        sys.exit(f'{above}: these notes fit no change: {unplaced}')
+    rows = [row for _, part in changes(below, above) for row in part]
+    ordered = sorted(made, key=lambda hunk: hunk[:2])               # stable: within an idea, as in the file
+    return {'html': ''.join(h[4] for h in ordered if not h[0]), 'plumbing': ''.join(h[4] for h in ordered if h[0]),
+            'contents': [(h[2], h[3]) for h in ordered], 'n': len(made),
+            'added': sum(kind == 'new' for kind, *_ in rows), 'removed': sum(kind == 'old' for kind, *_ in rows)}
+
+
+# ---------- pages ----------
+NAME = '写歌词的 GPT：一架阶梯', 'A GPT that writes lyrics: the ladder'
+
+
+def page(title: tuple[str, str], body: str, script: str = '', css: str = '') -> str:
+    """A whole page. Without JavaScript it shows Chinese."""
+    pages = ''.join(f'<a href="{name}.html">{both(*names)}</a>' for name, names in PAGES.items())
+    return f'''<!doctype html>
+<html lang="zh-CN">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{html.escape(title[0])}</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="style.css">
+<script>
+try {{  // before anything is drawn, so that no page shows the other language or brightness first
+  const kept = name => {{ try {{ return localStorage.getItem(name) }} catch {{ }} }}
+  const html = document.documentElement
+  html.dataset.lang = kept('lang') || (/^zh/i.test(navigator.language) ? 'zh' : 'en')
+  if (kept('theme')) html.dataset.theme = kept('theme')
+  html.dataset.layout = kept('layout') || 'unified'
+}} catch {{ }}
+</script>
+</head>
+<body data-title="{html.escape(title[0])}" data-title-en="{html.escape(title[1])}" class="{css}">
+<a class=skip href="#text">{both('跳到正文', 'Skip to the text')}</a>
+<header><nav aria-label="全站 / site"><a href="index.html"><b>{both(*NAME)}</b></a>{pages}
+<a href="compare.html">{both('任意比较', 'Compare')}</a></nav>
+<div class=switches><button type=button id=language lang=en>English</button>
+<button type=button id=theme>{both('深色／浅色', 'Dark / light')}</button></div></header>
+<main id=text>
+{body}
+</main>
+<script src="page.js"></script>{script}
+</body>
+</html>
+'''
+
+
+def results() -> list[dict]:
+    """The results to show, the shipped sample's first; of one machine, a GPU where there is one."""
+    found = [json.loads(path.read_text(encoding='utf-8')) | {'plots': path.with_suffix('')}
+             for path in sorted((ROOT / 'bench' / 'results').glob('*.json'))]
+    found.sort(key=lambda result: (result['machine']['device'] != 'cuda', result['corpus'] != 'sample'))
+    return [result for result in found if result['machine']['name'] == found[0]['machine']['name']]
+
+
+def bought(name: str, measured: list[dict]) -> str:
+    """What the script buys in one sentence; else what it reaches as it is shipped."""
+    for result in reversed(measured):
+        if said := currencies(result).get(name):
+            return both(said, currencies(result, english=True)[name])
+    for result in measured:
+        if job := result['jobs'].get(f'shipped/{name}/whole run'):
+            return f'{report.final(job):.3f} bits/char'
+    return ''
+
+
+def svg_of(path: Path, label: str) -> str:
+    """A plot drawn into the page, so that it follows its light and dark."""
+    text = path.read_text(encoding='utf-8')
+    text = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>', '', text, flags=re.S)
+    return text.replace('<svg ', f'<svg role=img aria-label="{html.escape(label)}" ', 1)
+
+
+def ladder(lit: str | None) -> str:
+    """The ladder as a picture: v0 at the bottom, each rung a link, in the colour of what it buys."""
+    step, width = 30, 300
+    height = step * len(RUNGS) + 20
+    rows = ''
+    for number, name in enumerate(RUNGS):
+        y = height - step * (number + 1)
+        css = f'rung {IDEAS[name][2]}' + (' lit' if name == lit else '')
+        rows += (f'<a href="{name}.html"><g class="{css}">'
+                 f'<rect x=14 y={y} width={width - 28} height={step - 6} rx=4></rect>'
+                 f'<text x={width / 2} y={y + 17} text-anchor=middle>{name}</text></g></a>')
+    label = '阶梯：从下往上，一级一个脚本 / the ladder, from the bottom up'
+    return (f'<svg class=ladder viewBox="0 0 {width} {height}" role=img aria-label="{label}">'
+            f'<path d="M14 6V{height - 2}M{width - 14} 6V{height - 2}"></path>{rows}</svg>')
+
+
+def picture(english: bool) -> str:
+    """The ladder as a file of its own, for the README: each rung, its idea, and what it buys."""
+    step, width = 30, 720
+    height, rows = step * len(RUNGS) + 16, ''
+    style = (SITE / 'style.css').read_text(encoding='utf-8')
+    light, dark = (dict(re.findall(r'--(\w+): (#\w+)', block)) for block in re.findall(
+        r'^(?::root|html\[data-theme=dark\]) \{(.*?)\n\}', style, re.M | re.S))
+    for number, name in enumerate(RUNGS):
+        y, (idea, currency) = height - step * (number + 1), (IDEAS[name][english], IDEAS[name][2])
+        rows += (f'<rect class="{currency}" x="14" y="{y}" width="190" height="24" rx="4"/>'
+                 f'<text x="109" y="{y + 17}" text-anchor="middle" class="name">{name}</text>'
+                 f'<text x="232" y="{y + 17}">{html.escape(idea)}</text>'
+                 f'<text x="{width - 8}" y="{y + 17}" text-anchor="end" class="t-{currency}">'
+                 f'{CURRENCIES[currency][english]}</text>')
+
+    def colours(values):
+        return (f'text{{fill:{values["text"]}}}rect{{fill:{values["box"]}}}path{{stroke:{values["quiet"]}}}' + ''.join(
+            f'.{name}{{stroke:{values[name]}}}.t-{name}{{fill:{values[name]}}}' for name in CURRENCIES))
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"><style>'
+            'text{font:14px system-ui,sans-serif}.name{font:13px monospace}rect{stroke-width:2}path{stroke-width:6}'
+            f'{colours(light)}@media (prefers-color-scheme:dark){{{colours(dark)}}}</style>'
+            f'<path d="M14 4V{height - 2}M204 4V{height - 2}"/>{rows}</svg>\n')
+
+
+def neighbours(name: str) -> str:
+    """Links to the script below and those above, and to the whole script."""
+    above = [other for other, below in BELOW.items() if below == name]
+    links = [f'<a rel=prev href="{BELOW[name]}.html">← {BELOW[name]}</a>'] if name in BELOW else []
+    links.append(f'<a href="{name}.source.html">{both("读整个脚本", "The whole script")}</a>')
+    links += [f'<a {"rel=next" if n == 0 else ""} href="{other}.html">{other} →</a>' for n, other in enumerate(above)]
+    return f'<nav class=steps aria-label="上一级、下一级 / steps">{"".join(links)}</nav>'
+
+
+def diff_tools(name: str, found: dict) -> str:
+    """Layout, filter by idea, the bar that says where one is."""
+    labels = IDEAS[name][3]
+    chips = ''.join(f'<button type=button class="chip c{n}" data-idea={n} aria-pressed=false>'
+                    f'{both(*map(html.escape, label))}</button>' for n, label in enumerate(labels) if label)
+    count = f'<ins>+{found["added"]}</ins> <del>−{found["removed"]}</del>'
+    keys = both('键盘：<kbd>j</kbd> <kbd>k</kbd> 下一处、上一处，<kbd>←</kbd> <kbd>→</kbd> 上一级、下一级',
+                'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, <kbd>←</kbd> <kbd>→</kbd> steps')
+    n = found['n']
+    return (f'<p class=counts>{both(f"{n} 处改动，{count} 行", f"{n} changes, {count} lines")}</p>'
+            f'<div class=tools><span>{both("只看：", "Show only:")}</span>{chips}'
+            f'<button type=button id=layout aria-pressed=false>{both("左右并排", "Side by side")}</button></div>'
+            f'<p class=keys>{keys} <label><input type=checkbox id=shortcuts checked>{both("开", "on")}</label></p>')
+
+
+def bar(found: dict) -> str:
+    options = ''.join(f'<option value="{anchor}">{html.escape(title)}</option>' for anchor, title in found['contents'])
+    return (f'<div class=bar role=toolbar aria-label="改动 / changes">'
+            f'<button type=button id=previous>{both("上一处", "Previous")}</button>'
+            f'<label><span class=hidden>{both("改动", "Change")}</span><select id=hunks>{options}</select></label>'
+            f'<output id=position></output><button type=button id=following>{both("下一处", "Next")}</button></div>')
+
+
+def step_page(name: str, measured: list[dict]) -> str:
+    chinese, english, currency, _ = IDEAS[name]
+    head = (f'<h1>{name}.py <span class=sub>{both(html.escape(chinese), html.escape(english))}</span></h1>'
+            f'<p class="buys {currency}"><b>{both(*CURRENCIES[currency])}</b> {bought(name, measured)}</p>')
+    lesson = article(ROOT / 'lessons', name)
+    top = f'{neighbours(name)}{head}<div class=lesson>{lesson}{ladder(name)}</div>'
+    if name not in BELOW:
+        head = f'<h2 id=script>{both("整个脚本", "The whole script")}</h2>'
+        body = f'{top}{head}{whole_script(name, True)}{neighbours(name)}'
+        return page((f'{name}：{chinese}', f'{name}: {english}'), body)
+    found = difference(name)
+    summary = both('杂项：import、文件夹……', 'Plumbing: imports, folders …')
+    plumbing = found['plumbing'] and (f'<details class=plumbing><summary>{summary}</summary>'
+                                      f'{found["plumbing"]}</details>')
+    head = both(f'与 {BELOW[name]} 的差异', f'What changes from {BELOW[name]}')
+    body = (f'{top}<h2 id=diff-head>{head}</h2>{diff_tools(name, found)}'
+            f'<div class=diff id=diff>{found["html"]}{plumbing}</div>{bar(found)}{neighbours(name)}')
+    return page((f'{name}：{chinese}', f'{name}: {english}'), body, '<script src="diff.js"></script>', 'step')
+
+
+def whole_script(name: str, noted: bool = False) -> str:
+    """All lines of a script; v0_char_english with its notes beside them."""
+    lines, notes, rows = lines_of(SOURCE[name]), list(NOTES[name]) if noted else [], ''
+    at = {}
+    for note in notes:
+        n = next((n for n, line in enumerate(lines) if note[0] in plain(line)), None)
+        if n is None:
+            sys.exit(f'{name}: this note fits no line: {note[0]}')
+        at.setdefault(n, []).append(note)
+    order = sorted(at)
+    for n, line in enumerate(lines):
+        rows += (f'<div class="w e" id=L{n + 1} '
+                 f'style="--u:{n + 1};--s:{n + 1};--i:{indent(line)}"><i class=o></i>'
+                 f'<i class=n>{n + 1}</i>'
+                 f'<code>{paint(line)}</code></div>')
+        if n in at:
+            following = next((other for other in order if other > n), len(lines))
+            text = ''.join(f'<p>{both(prose(chinese), prose(english))}</p>' for _, chinese, english in at[n])
+            rows += f'<aside style="--u:{n + 1};--s:{n + 1};--n:{following - n}">{text}</aside>'
+    return f'<div class="diff whole{" noted" if noted else ""}"><div class=rows lang=zh>{rows}</div></div>'
+
+
+def source_page(name: str) -> str:
+    names = [(node.name, node.lineno) for node in ast.parse(SOURCE[name]).body
+             if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    contents = ''.join(f'<li><a href="#L{line}"><code>{found}</code></a></li>' for found, line in names)
+    back = f'<p><a href="{name}.html">{both(f"{name} 这一课", f"The lesson of {name}")}</a></p>'
+    body = (f'<h1>{name}.py</h1>{back}<details class=contents><summary>{both("目录", "Contents")}</summary>'
+            f'<ol>{contents}</ol></details>{whole_script(name)}')
+    return page((f'{name}.py 全文', f'{name}.py, whole'), body)
+
+
+def front_page(measured: list[dict]) -> str:
+    rungs = ''
+    for name in SCRIPTS:
+        chinese, english, currency, _ = IDEAS[name]
+        rungs += (f'<li class="{currency}"><a class=name href="{name}.html">{name}</a> '
+                  f'<span>{both(html.escape(chinese), html.escape(english))}</span>'
+                  f'<span class=buys><b>{both(*CURRENCIES[currency])}</b> {bought(name, measured)}</span></li>')
+    song = next((job['song'] for result in measured for key, job in result['jobs'].items()
+                 if key == 'shipped/v10_muon/whole run' and job.get('song')), '')
+    song = '\n'.join(song.splitlines()[:6])
+    intro = both(
+        '十五个脚本，一级一级往上：从不到 300 行的字符级 GPT，到当今开源模型的架构、更好的优化器、比内存还大的数据、'
+        '多块 GPU。每个脚本都是完整的，每一级只加一个想法；<b>相邻两级的差异，就是一课</b>。'
+        '再往旁边三个：押韵，练习，写自己的歌。',
+        'Fifteen scripts, rung by rung: from a character-level GPT in less than 300 lines to the architecture of '
+        "today's open models, a better optimizer, more data than memory holds, several GPUs. Each is complete, each "
+        'adds one idea; <b>the difference between two neighbours is the lesson</b>. And three more to the side: rhyme, '
+        'practice, songs of your own.')
+    how = both('从最下面一级开始：', 'Begin at the bottom: ')
+    run = both('或者马上训练一个（没有 GPU 也行，两分钟左右）：',
+               'Or train one at once (no GPU needed, some two minutes): ')
+    bits = both('<b>bits/char</b>：模型预测每个字平均还差多少比特，越低越好；不同的词表也能比。',
+                '<b>bits/char</b>: how many bits the model lacks for each character; lower is better, whatever the '
+                'tokenizer.')
+    wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
+    song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
+    title = both('从零训练一个写歌词的 GPT', 'A GPT that writes song lyrics, from scratch')
+    below = both('每一级，和它买到的', 'Every rung, and what it buys')
+    body = (f'<div class=hero><div><h1>{title}</h1><p>{intro}</p>'
+            f'<p>{how}<a class=start href="v0_char_english.html">v0_char_english →</a></p>'
+            f'<p>{run}</p><pre tabindex=0>pip install -r requirements.txt &amp;&amp; python v6_wandb.py</pre>'
+            f'{song}</div>'
+            f'{ladder(None)}</div><h2>{below}</h2><p>{bits}</p><ol class=rungs>{rungs}</ol>')
+    return page(NAME, body)
+
+
+def results_page(measured: list[dict]) -> str:
+    """Every table and plot of the bench."""
+    names = {'shipped': ('照原样运行', 'As shipped'), 'steps': ('同样多的步', 'Equal steps'),
+             'rates': ('学习率', 'Learning rates'), 'without': ('逐个去掉', 'Leave one out'),
+             'corpus': ('多少歌', 'How many songs')}
+    corpora = {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}
+    body = f'<h1>{both("测量", "Results")}</h1>' + article(SITE / 'pages', 'results')
+    for result in measured:
+        machine, corpus = result['machine'], result['corpus']
+        packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
+        body += (f'<h2>{both(*corpora.get(corpus, (corpus, corpus)))}</h2>'
+                 f'<p class=where>{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, {packages}</p>')
+        body += ''.join(f'<h3>{both(*names[name])}</h3>{to_html(table)}'
+                        for name, table in report.tables(result).items() if name in names)
+        plots = ''.join(f'<figure><div class=scroll tabindex=0>{svg_of(plot, plot.stem)}</div>'
+                        f'<figcaption>{plot.stem}</figcaption></figure>'
+                        for plot in sorted(result['plots'].glob('*.svg')))
+        body += f'<div class=figures>{plots}</div>' if plots else ''
+    return page(('测量', 'Results'), body)
+
+
+def compare_page() -> str:
+    """Any script against any other, by definition; compare.js finds the lines that differ."""
+    table, definitions, scripts = {}, {}, {}
+    for name in SCRIPTS:
+        lines = [table.setdefault(paint(line), len(table)) for line in lines_of(SOURCE[name])]
+        scripts[name] = [[segment, definitions.setdefault(tuple(lines[start:end]), len(definitions)), start]
+                         for segment, start, end in segments(SOURCE[name])]
+    everything = {'lines': list(table), 'definitions': list(definitions), 'scripts': scripts}
+    data = json.dumps(everything, ensure_ascii=False, separators=(',', ':')).replace('</', '<\\/')
+    options = ''.join(f'<option>{name}</option>' for name in SCRIPTS)
+    links = ''.join(f'<li><a href="{name}.html">{name}</a></li>' for name in BELOW)
+    body = (f'<h1>{both("任意两级的差异", "Any script against any other")}</h1>'
+            f'<p>{both("按定义比较，文件开头的说明不算。", "By definition, docstrings of the files aside.")}</p>'
+            f'<form id=compare><label>{both("从", "from")} <select id=a>{options}</select></label> '
+            f'<label>{both("到", "to")} <select id=b>{options}</select></label> '
+            f'<button type=button id=layout aria-pressed=false>{both("左右并排", "Side by side")}</button></form>'
+            f'<p class=counts id=counts role=status></p>'
+            f'<noscript><p>{both("这一页要 JavaScript。这些不要：", "This page needs JavaScript. These do not:")}</p>'
+            f'<ul>{links}</ul></noscript><div class=diff id=diff lang=zh></div>')
+    scripts = f'<script type="application/json" id=data>{data}</script><script src="compare.js"></script>'
+    return page(('任意两级的差异', 'Any script against any other'), body, scripts)
+
+
+def build(folder: Path) -> dict[str, str]:
+    """Write all pages into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = results()
+    pages = {'index.html': front_page(measured), 'compare.html': compare_page(), 'results.html': results_page(measured)}
+    for name, title in PAGES.items():
+        pages.setdefault(f'{name}.html', page(title, f'<h1>{both(*title)}</h1>' + article(SITE / 'pages', name)))
+    for name in SCRIPTS:
+        pages[f'{name}.html'] = step_page(name, measured)
+        pages[f'{name}.source.html'] = source_page(name)
+    for name in ('style.css', 'page.js', 'diff.js', 'compare.js'):
+        pages[name] = (SITE / name).read_text(encoding='utf-8')
+    pages |= {'ladder.svg': picture(False), 'ladder.en.svg': picture(True), '.nojekyll': ''}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding='utf-8', newline='\n')
+    return pages
+
+
+if __name__ == '__main__':
+    made = build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / 'docs')
+    largest = max(made, key=lambda name: len(made[name].encode()))
+    print(f'{len(made)} files; the largest is {largest}, {len(made[largest].encode()) / 1000:.0f} kB')

@@ -1,0 +1,21 @@
+// Language, light and dark. Everything else works without this file.
+const root = document.documentElement, body = document.body
+const keep = (key, value) => { try { localStorage.setItem(key, value) } catch { } }
+
+function speak(lang) {
+  root.dataset.lang = lang
+  root.lang = lang === 'en' ? 'en' : 'zh-CN'
+  document.title = lang === 'en' ? body.dataset.titleEn : body.dataset.title
+  const button = document.getElementById('language')
+  button.textContent = lang === 'en' ? '中文' : 'English'
+  button.lang = lang === 'en' ? 'zh-CN' : 'en'
+}
+speak(root.dataset.lang || 'zh')
+document.getElementById('language').onclick = () => {
+  speak(root.dataset.lang === 'en' ? 'zh' : 'en')
+  keep('lang', root.dataset.lang)
+}
+document.getElementById('theme').onclick = () => {
+  const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
+  keep('theme', root.dataset.theme = dark ? 'light' : 'dark')
+}
