@@ -23,7 +23,6 @@ import report
 import running
 import sentences
 import settings
-import songwriter
 from machine import describe
 
 RESULTS = running.ROOT / 'bench' / 'results'
@@ -88,6 +87,7 @@ def publish(found: list[dict]):
     for results in found:
         marks |= marked(results)
     for path in (RESULTS / 'songwriter').glob('*.json'):
+        import songwriter
         marks |= songwriter.marked(json.loads(path.read_text(encoding='utf-8')))
     for path in [*root.glob('README*.md'), *root.glob('lessons/*.md'), *root.glob('site/pages/*.md')]:
         text = path.read_text(encoding='utf-8')
@@ -117,7 +117,7 @@ def main():
         publish([write(path) for path in sorted(RESULTS.glob('*.json'))])
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it, and the rungs, as Ctrl-C does
-    machine, failed = describe(), []
+    machine, failed = describe(), set()
     path = RESULTS / f'{machine["name"]}-{re.sub("[^a-z0-9]+", "-", options.corpus.lower())}.json'
     RESULTS.mkdir(exist_ok=True)
     results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {'jobs': {}}
@@ -126,12 +126,13 @@ def main():
         with tempfile.TemporaryDirectory() as data:                 # the jobs share the tokenizers that they learn
             for experiment in [name for name in options.only for _ in range(3 if name == 'rates' else 1)]:
                 print(f'--- {experiment} ---')                      # a grid may have to go on beyond its ends
-                failed += running.run_all(settings.plan(experiment, results), results, path, options.lyrics, Path(data))
+                jobs = settings.plan(experiment, results)
+                failed |= set(running.run_all(jobs, results, path, options.lyrics, Path(data)))
     except KeyboardInterrupt:
         sys.exit('\nstopped; the same command continues')
     write(path)
     if failed:
-        sys.exit(f'\n{len(failed)} of the runs failed ({", ".join(failed)}); the same command tries them again')
+        sys.exit(f'\n{len(failed)} of the runs failed ({", ".join(sorted(failed))}); the same command tries them again')
 
 
 if __name__ == '__main__':

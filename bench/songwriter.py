@@ -300,7 +300,8 @@ def tables(results: dict, english: bool) -> dict[str, str]:
                   say('训练歌曲 {}，行打乱 {}', 'training songs {}, lines shuffled {}').format(
                       *(percent(found[songs][name][0]) for songs in ('training songs', 'shuffled lines'))))
                  for name, chinese in MEASURES]
-        made['s1_control'] = table(['', *(say(f'种子 {n}', f'seed {n}') for n in SEEDS), say('比一比', 'beside it')], rows)
+        header = ['', *(say(f'种子 {n}', f'seed {n}') for n in SEEDS), say('比一比', 'beside it')]
+        made['s1_control'] = table(header, rows)
     if found := results.get('practice'):
         names = [pair[english is False] for pair in MEASURES]
         rows = [(seed.removeprefix('seed '), say(RUNS.get(name, name.replace('best of', '挑最好的，几遍：')), name),

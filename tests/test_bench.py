@@ -171,21 +171,22 @@ def test_the_bench_runs_continues_and_reports(project):
     [path] = (project / 'bench/results').glob('*.json')
     results = json.loads(path.read_text(encoding='utf-8'))
     assert path.stem == f'{describe()["name"]}-sample' and str(project) not in path.read_text(encoding='utf-8')
-    assert sorted(results['jobs']) == [f'rates/{rung}/4 steps/rate {rate}' for rung in ('v10_muon', 'v1_bpe_rope') for rate in (0.001, 0.002)]
+    assert {f'rates/{rung}/4 steps/rate {rate}' for rung in ('v10_muon', 'v1_bpe_rope') for rate in (0.001, 0.002)} < results['jobs'].keys()
     for job in results['jobs'].values():
         assert [point['step'] for point in job['curve']] == [0, 2, 4] and 8 < job['curve'][-1]['bits_per_char'] < 20
         assert job['peak_memory'] > 10**8 and job['tok_per_s'] > 0
         assert 0.05e6 < job['parameters'] < 0.3e6
-    best = min((0.001, 0.002), key=lambda rate: results['jobs'][f'rates/v1_bpe_rope/4 steps/rate {rate}']['curve'][-1]['test'])
+    best = settings.rate(results, 'v1_bpe_rope', 4)                 # two of the grid, and on beyond the better one
     text = path.with_suffix('.md').read_text(encoding='utf-8')
-    assert re.search(rf'\| `v1_bpe_rope` \| 4 \| 0.001: \S+ 0.002: \S+ \| {best} \|', text)
+    assert re.search(rf'\| `v1_bpe_rope` \| 4 \| .*0.001: \S+ 0.002: \S+.* \| {best:g} \|', text)
 
     del results['jobs']['rates/v1_bpe_rope/4 steps/rate 0.001']             # as if it had been stopped there
     path.write_text(json.dumps(results), encoding='utf-8')
     rung = project / 'v10_muon.py'                                  # and a rung that changed since is measured anew
     rung.write_text(rung.read_text(encoding='utf-8') + '\nchanged = True\n', encoding='utf-8')
     done = bench(project, '--only', 'rates')
-    assert '4 runs, 1 of them done already' in done.stdout, done.stdout + done.stderr
+    jobs, finished = map(int, re.search(r'(\d+) runs, (\d+) of them done already', done.stdout).groups())
+    assert finished == 1 and jobs >= 4                              # the other rate of v1
 
 
 def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
@@ -196,7 +197,8 @@ def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
     assert done.returncode == 1 and 'broken on purpose' in done.stderr and 'Traceback' not in done.stderr
     assert '2 of the runs failed' in done.stderr
     [path] = (project / 'bench/results').glob('*.json')
-    assert sorted(json.loads(path.read_text(encoding='utf-8'))['jobs']) == [f'rates/v1_bpe_rope/4 steps/rate {rate}' for rate in (0.001, 0.002)]
+    jobs = json.loads(path.read_text(encoding='utf-8'))['jobs']
+    assert {f'rates/v1_bpe_rope/4 steps/rate {rate}' for rate in (0.001, 0.002)} < jobs.keys() and 'v10_muon' not in str(jobs.keys())
 
 
 def test_a_stopped_bench_stops_its_rungs(project):
@@ -282,7 +284,7 @@ def test_what_a_rung_does_not_print_by_itself(rung, patches, lines, lyrics_dir, 
     data = running.link([lyrics_dir / 'sample.json'], tmp_path / 'data')
     result = running.run(running.edit(rung, constants, patches), job, [lyrics_dir / 'sample.json'], data)
     assert len(result['extra']) == lines and result['curve'][-1]['step'] == 4
-    assert len(result['log']) == 3 and 'bits/char' in result['log'][-1] and 'step' not in result['song']
+    assert len(result['log']) in (1, 3) and 'bits/char' in result['log'][-1] and 'step' not in result['song']
 
 
 def test_steps_to_a_loss():

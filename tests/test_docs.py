@@ -98,7 +98,7 @@ def hunks(name):
 
 
 def lines(body, tag):
-    return [html.unescape(re.sub('<.*?>', '', line)) for line in re.findall(rf'<{tag}>(.*?)</{tag}>', body)]
+    return [html.unescape(re.sub('<.*?>', '', line)) for line in re.findall(rf'</i><{tag}>(.*?)</{tag}>', body)]
 
 
 @pytest.mark.parametrize('name', build.BELOW)

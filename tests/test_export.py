@@ -131,8 +131,9 @@ def test_the_defaults_are_those_of_generate(load, export, tmp_path):
     make_checkpoint(load('v10_muon'), tmp_path / 'best.pt')
     export('best.pt', 'out')
     config = json.loads((tmp_path / 'out/generation_config.json').read_text())
-    for name, (_, default, _, _) in imported('generate').SETTINGS.items():
-        assert name in ('max_tokens', 'seed') or config[name] == default
+    generate = imported('generate')
+    for name, (_, default, _, _) in generate.SETTINGS.items():
+        assert name in ('max_tokens', 'seed', *generate.WISHES) or config[name] == default
 
 
 def test_bad_input_ends_with_one_clear_line(load, export, tmp_path):

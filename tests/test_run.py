@@ -40,7 +40,7 @@ def test_a_run_from_end_to_end(name, amp, rung):
     guess = float(re.search(r'瞎猜的损失 (\S+)', done.stdout)[1])
     vocabulary = int(re.search(r'词表 ([\d,]+)', done.stdout)[1].replace(',', ''))
     assert guess == pytest.approx(math.log(vocabulary), abs=1e-4) and abs(lines[0]['test'] - guess) < 0.3
-    assert lines[-1]['test'] < min(lines[0]['test'] - 0.7, lines[1]['test'])
+    assert lines[-1]['test'] < min(lines[0]['test'] - 0.7, lines[1]['test'] + 0.1)     # the last is of all test songs
     assert '设备 cpu' in done.stdout and re.search(r'参数 \d+\.\d+ M', done.stdout) and '过拟合' not in done.stdout
 
     songs = re.findall(r'--- 第 (\d+) 步写的 ---\n(.*?)\n---\n', done.stdout, re.S)
