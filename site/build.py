@@ -315,7 +315,7 @@ def hunk_html(above: str, painted: tuple, title: str, anchor: str, rows: list, s
             left, right = p + 1, q + 1
     out, where = '', notes_at(rows, old, new, notes)
     at = [n for n, row in enumerate(rows) if row in where]
-    spans = {n: following - n for n, following in zip(at, [*at[1:], len(rows)])}
+    spans = {n: following - n for n, following in zip(at, [*at[1:], len(rows) + 1])}       # the last: the spare row too
     for n, row in enumerate(rows):
         kind, i, j = row
         tag, css = {'same': ('code', 'e'), 'old': ('del', 'd'), 'new': ('ins', 'a')}[kind]
@@ -329,7 +329,8 @@ def hunk_html(above: str, painted: tuple, title: str, anchor: str, rows: list, s
     labels = IDEAS[above][3]
     chips = ''.join(f'<span class="chip c{n}">{both(*map(html.escape, labels[n]))}</span>' for n in served)
     return (f'<div class=hunk id="{anchor}" tabindex=-1 data-ideas="{" ".join(map(str, served))}">'
-            f'<h3><a href="#{anchor}">{title}</a> {chips}</h3><div class=rows lang=zh>{out}</div></div>')
+            f'<h3><a href="#{anchor}">{title}</a> {chips}</h3>'
+            f'<div class=rows lang=zh style="--r:{len(rows)};--q:{place}">{out}</div></div>')
 
 
 def plain(line) -> str:
