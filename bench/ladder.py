@@ -26,6 +26,8 @@ import settings
 from machine import describe
 
 RESULTS = running.ROOT / 'bench' / 'results'
+PLOTS = {'v2_cosine_lr': 'budgets', 'v4_flash_optim': 'budgets', 'v7_grad_accum': 'v7-memory',
+         'v11_memmap': 'v11-memory', 'v12_ddp': 'v12-speed'}        # the others have one of their own name
 EXPERIMENTS = ['shipped', 'rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own']
 
 
@@ -63,6 +65,17 @@ def places(results: dict) -> tuple[str, str]:
     return f'{processor}，{machine["cores"]} 核，{chinese}', f'{processor}, {machine["cores"]} cores, {english}'
 
 
+def file_name(results: dict) -> str:
+    """<machine>-<corpus>, of the results' files and folder."""
+    return f'{results["machine"]["name"]}-{re.sub("[^a-z0-9]+", "-", results["corpus"].lower())}'
+
+
+def plot(results: dict, rung: str) -> str:
+    """The plot that a lesson shows, if there is one."""
+    path = RESULTS / file_name(results) / f'{PLOTS.get(rung, rung)}.svg'
+    return f'\n\n![{rung}](../{path.relative_to(running.ROOT).as_posix()})' if path.exists() else ''
+
+
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     corpus, (chinese, english) = results['corpus'], places(results)
@@ -76,7 +89,8 @@ def marked(results: dict) -> dict[str, str]:
             made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
     for language, where, dash in (('', f'（{chinese}）。', '：'), ('-en', f' ({english}).', ': ')):
         for rung, sentence in sentences.currencies(results, language == '-en').items():
-            made |= {f'buys{language} {rung}': f'{sentence}{where}', f'buys-short{language} {rung}': dash + sentence}
+            made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
+                     f'buys-short{language} {rung}': dash + sentence}
     return made
 
 
@@ -118,7 +132,7 @@ def main():
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # `kill` stops it, and the rungs, as Ctrl-C does
     machine, failed = describe(), set()
-    path = RESULTS / f'{machine["name"]}-{re.sub("[^a-z0-9]+", "-", options.corpus.lower())}.json'
+    path = RESULTS / f'{file_name({"machine": machine, "corpus": options.corpus})}.json'
     RESULTS.mkdir(exist_ok=True)
     results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {'jobs': {}}
     results |= {'machine': machine, 'corpus': options.corpus}

@@ -78,9 +78,11 @@ def figures(results: dict) -> dict[str, str]:
         made['waterfall'] = waterfall(steps)
     for rung in (rung for rung in climbed if steps[rung]):
         made[rung] = lines({name: curve(name) for name in (report.below(rung), rung)}, 'steps', 'bits/char')
+    budgets = [n for n in s.BUDGETS if all(report.by(results, f'rates/{rung}/{n} steps') for rung in s.PAY_LATER)]
+    if len(budgets) > 1:
+        made['budgets'] = lines({rung: (budgets, [report.best(results, rung, n) for n in budgets])
+                                 for rung in s.PAY_LATER}, 'steps of a whole run', 'bits/char', log=True)
     wanted = {
-        'budgets': lambda: lines({rung: (s.BUDGETS, [report.best(results, rung, steps) for steps in s.BUDGETS])
-                                  for rung in s.PAY_LATER}, 'steps of a whole run', 'bits/char', log=True),
         'v7-memory': lambda: lines({'v7_grad_accum': numbers(
             'own/v7_grad_accum/micro {}', s.MICRO, 'peak_memory', 2**20)}, 'micro-batch, windows', 'peak memory, MiB'),
         'v11-memory': lambda: lines({rung: numbers(f'own/{rung}/{{}} files', s.FILES, 'peak_memory', 2**20)

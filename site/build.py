@@ -68,6 +68,9 @@ def to_html(text: str) -> str:
     made = markdown.markdown(text, extensions=['tables', 'fenced_code', 'toc', 'sane_lists'])
     made = made.replace('<table>', '<div class=scroll tabindex=0><table>').replace('</table>', '</table></div>')
 
+    made = re.sub(r'<p>(?:<img alt="([^"]*)" src="\.\./(bench/results/[^"]*)" ?/?>)</p>', lambda match: (
+        f'<figure><div class=scroll tabindex=0>{svg_of(ROOT / match[2], match[1])}</div></figure>'), made)
+
     def lead(match):
         target = link(html.unescape(match[1]))
         return f'<a href="{target}">{match[2]}</a>' if target else match[2]
@@ -442,6 +445,7 @@ def svg_of(path: Path, label: str) -> str:
     """A plot drawn into the page, so that it follows its light and dark."""
     text = path.read_text(encoding='utf-8')
     text = re.sub(r'<style>.*?</style>|<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>', '', text, flags=re.S)
+    text = re.sub(r'( id="|url\(#|href="#)', rf'\1{path.stem}-', text)       # several plots on a page
     return text.replace('<svg ', f'<svg role=img aria-label="{html.escape(label)}" ', 1)
 
 
