@@ -80,7 +80,7 @@ def rates(results: dict) -> str:
             if jobs := by(results, f'rates/{rung}/{steps} steps'):
                 tried = ' '.join(f'{key.split()[1]}: {final(job):.3f}' for key, job in jobs.items())
                 rows.append([f'`{rung}`', steps, tried, f'{s.rate(results, rung, steps):g}'])
-    return table(['一家里的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
+    return table(['同组中的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
 
 
 def without(results: dict) -> str:

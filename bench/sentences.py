@@ -30,7 +30,7 @@ def paying(rung):
                  if by(results, f'rates/{rung}/{n} steps') and by(results, f'rates/{other}/{n} steps')]
         if not found:
             raise KeyError(rung)
-        return (f'比 {other}，各用最好的学习率：{"，".join(f"{n} 步 {gain}" for n, gain in found)} bits/char',
+        return (f'与 {other} 相比（各取最佳学习率）：{"，".join(f"{n} 步 {gain}" for n, gain in found)} bits/char',
                 f'against {other}, each at its best rate: {", ".join(f"{gain} after {n}" for n, gain in found)} steps, '
                 'in bits/char')
     return sentence

@@ -34,7 +34,7 @@ BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
     's1_control': 'v10_muon', 's2_rhyme_rl': 's1_control', 's3_finetune': 's1_control'}
 SCRIPTS = [*RUNGS, *(name for name in BELOW if name not in RUNGS)]
 PAGES = {'writing': ('写歌', 'Writing songs'), 'constants': ('常量', 'Constants'), 'data': ('数据', 'Data'),
-         'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('测量', 'Results')}
+         'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
 SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
@@ -59,7 +59,9 @@ def link(target: str) -> str | None:
         return target
     path, _, anchor = target.partition('#')
     name = re.sub(r'(\.en)?\.md$', '', path.split('/')[-1])
-    name = {'ChineseLyrics/README.md': 'data', 'bench/README.md': 'results'}.get(path.replace('../', ''), name)
+    name = {'ChineseLyrics/README.md': 'data'}.get(path.replace('../', ''), name)
+    if path.endswith('bench/README.md'):
+        return None
     return f'{name}.html' + (f'#{anchor}' if anchor else '') if name in PAGES or name in SCRIPTS else None
 
 
@@ -382,7 +384,7 @@ def difference(above: str) -> dict:
 
 
 # ---------- pages ----------
-NAME = '写歌词的 GPT：一架阶梯', 'A GPT that writes lyrics: the ladder'
+NAME = '写歌词的 GPT：十五级阶梯', 'A GPT that writes lyrics: the ladder'
 
 
 def page(title: tuple[str, str], body: str, script: str = '', css: str = '') -> str:
@@ -410,7 +412,7 @@ try {{  // before anything is drawn, so that no page shows the other language or
 <body data-title="{html.escape(title[0])}" data-title-en="{html.escape(title[1])}" class="{css}">
 <a class=skip href="#text">{both('跳到正文', 'Skip to the text')}</a>
 <header><nav aria-label="全站 / site"><a href="index.html"><b>{both(*NAME)}</b></a>{pages}
-<a href="compare.html">{both('任意比较', 'Compare')}</a></nav>
+<a href="compare.html">{both('任选两级对比', 'Compare')}</a></nav>
 <div class=switches><button type=button id=language lang=en>English</button>
 <button type=button id=theme>{both('深色／浅色', 'Dark / light')}</button></div></header>
 <main id=text>
@@ -431,13 +433,10 @@ def results() -> list[dict]:
 
 
 def bought(name: str, measured: list[dict]) -> str:
-    """What the script buys in one sentence; else what it reaches as it is shipped."""
+    """What the script buys in one sentence, where it has been measured."""
     for result in reversed(measured):
         if said := currencies(result).get(name):
             return both(said, currencies(result, english=True)[name])
-    for result in measured:
-        if job := result['jobs'].get(f'shipped/{name}/whole run'):
-            return f'{report.final(job):.3f} bits/char'
     return ''
 
 
@@ -600,7 +599,7 @@ def front_page(measured: list[dict]) -> str:
     wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
     song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
     title = both('从零训练一个写歌词的 GPT', 'A GPT that writes song lyrics, from scratch')
-    below = both('每一级，和它买到的', 'Every rung, and what it buys')
+    below = both('每一级，和它带来的', 'Every rung, and what it buys')
     body = (f'<div class=hero><div><h1>{title}</h1><p>{intro}</p>'
             f'<p>{how}<a class=start href="v0_char_english.html">v0_char_english →</a></p>'
             f'<p>{run}</p><pre tabindex=0>pip install -r requirements.txt &amp;&amp; python v6_wandb.py</pre>'
@@ -615,7 +614,7 @@ def results_page(measured: list[dict]) -> str:
              'rates': ('学习率', 'Learning rates'), 'without': ('逐个去掉', 'Leave one out'),
              'corpus': ('多少歌', 'How many songs')}
     corpora = {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}
-    body = f'<h1>{both("测量", "Results")}</h1>' + article(SITE / 'pages', 'results')
+    body = f'<h1>{both("实测结果", "Results")}</h1>' + article(SITE / 'pages', 'results')
     for result in measured:
         machine, corpus = result['machine'], result['corpus']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
@@ -627,7 +626,7 @@ def results_page(measured: list[dict]) -> str:
                         f'<figcaption>{plot.stem}</figcaption></figure>'
                         for plot in sorted(result['plots'].glob('*.svg')))
         body += f'<div class=figures>{plots}</div>' if plots else ''
-    return page(('测量', 'Results'), body)
+    return page(('实测结果', 'Results'), body)
 
 
 def compare_page() -> str:
@@ -641,7 +640,7 @@ def compare_page() -> str:
     data = json.dumps(everything, ensure_ascii=False, separators=(',', ':')).replace('</', '<\\/')
     options = ''.join(f'<option>{name}</option>' for name in SCRIPTS)
     links = ''.join(f'<li><a href="{name}.html">{name}</a></li>' for name in BELOW)
-    body = (f'<h1>{both("任意两级的差异", "Any script against any other")}</h1>'
+    body = (f'<h1>{both("任选两级对比", "Any script against any other")}</h1>'
             f'<p>{both("按定义比较，文件开头的说明不算。", "By definition, docstrings of the files aside.")}</p>'
             f'<form id=compare><label>{both("从", "from")} <select id=a>{options}</select></label> '
             f'<label>{both("到", "to")} <select id=b>{options}</select></label> '
@@ -650,7 +649,7 @@ def compare_page() -> str:
             f'<noscript><p>{both("这一页要 JavaScript。这些不要：", "This page needs JavaScript. These do not:")}</p>'
             f'<ul>{links}</ul></noscript><div class=diff id=diff lang=zh></div>')
     scripts = f'<script type="application/json" id=data>{data}</script><script src="compare.js"></script>'
-    return page(('任意两级的差异', 'Any script against any other'), body, scripts)
+    return page(('任选两级对比', 'Any script against any other'), body, scripts)
 
 
 def build(folder: Path) -> dict[str, str]:

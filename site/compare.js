@@ -2,6 +2,8 @@
 const data = JSON.parse(document.getElementById('data').textContent), names = Object.keys(data.scripts), context = 3
 const a = document.getElementById('a'), b = document.getElementById('b'), layout = document.getElementById('layout')
 
+const plain = html => html.replace(/<[^>]*>/g, '')
+
 function common(one, two) {                           // [[kind, i, j]]: same, old, new
   const best = Array.from({ length: one.length + 1 }, () => new Uint16Array(two.length + 1)), rows = []
   for (let i = one.length - 1; i >= 0; i--)
@@ -41,7 +43,7 @@ function show() {
       if (kind === 'd') removed++
       if (kind === 'a') added++
       const tag = { e: 'code', d: 'del', a: 'ins' }[kind]
-      lines += `<div class="w ${kind}" style="--u:${++u};--s:${side}"><i class=o>${i === null ? '' : i + 1}</i><i class=n>${j === null ? '' : j + 1}</i><${tag}>${line}</${tag}></div>`
+      lines += `<div class="w ${kind}" style="--u:${++u};--s:${side};--i:${plain(line).search(/\S|$/)}"><i class=o>${i === null ? '' : i + 1}</i><i class=n>${j === null ? '' : j + 1}</i><${tag}>${line}</${tag}></div>`
     })
     html += `<div class=hunk id="${name}" tabindex=-1><h2>${name}</h2><div class=rows>${lines}</div></div>`
   }

@@ -22,23 +22,25 @@ chips.forEach(chip => {
   }
 })
 
-function current() {                                  // the hunk that has the focus and is in sight, or the last that begins above a third
-  const hunks = shown(), focused = document.activeElement.closest('.hunk')
+let last = null                                       // the hunk that was gone to last
+
+function current() {                                  // that one while it is in sight, or the last that begins above a third
+  const hunks = shown()
   let at = -1
   hunks.forEach((hunk, n) => {
-    const box = hunk.getBoundingClientRect()
-    if (hunk.offsetParent && box.top < innerHeight / 3) at = n
+    if (hunk.offsetParent && hunk.getBoundingClientRect().top < innerHeight / 3) at = n
   })
-  const box = focused && focused.getBoundingClientRect()
-  return [hunks, box && box.bottom > 0 && box.top < innerHeight ? hunks.indexOf(focused) : at]
+  const box = last && hunks.includes(last) && last.getBoundingClientRect()
+  return [hunks, box && box.bottom > 0 && box.top < innerHeight ? hunks.indexOf(last) : at]
 }
 function where() {
   const [hunks, at] = current()
   position.textContent = `${Math.max(at + 1, 0)} / ${hunks.length}`
-  if (hunks[at]) select.value = hunks[at].id
+  if (hunks.length) select.value = hunks[Math.max(at, 0)].id
 }
 function show(hunk) {
   for (let fold = hunk.closest('details'); fold; fold = fold.parentElement.closest('details')) fold.open = true
+  last = hunk
   hunk.focus({ preventScroll: true })
   hunk.scrollIntoView()
   history.replaceState(null, '', '#' + hunk.id)

@@ -4,7 +4,7 @@ IDEAS: script -> (title, in English, currency, [(label, in English)]), in the or
 CURRENCIES: what a rung buys -> (name, in English); style.css has a colour for each.
 """
 CURRENCIES = {'quality': ('质量', 'quality'), 'speed': ('速度', 'speed'), 'memory': ('内存', 'memory'), 'safety': ('安全', 'safety'),
-              'scale': ('规模', 'scale'), 'rhyme': ('押韵', 'rhyme'), 'sight': ('看得见', 'sight')}
+              'scale': ('规模', 'scale'), 'rhyme': ('押韵', 'rhyme'), 'sight': ('可观测', 'sight')}
 
 FOLDER = None                                                       # a checkpoint folder of its own
 IDEAS = {
@@ -19,7 +19,7 @@ IDEAS = {
         ('学习率曲线', 'the schedule'), ('更高的峰值', 'a higher peak')]),
     'v3_gpt2_amp': ('GPT-2 的尺寸，和训练得起的办法', 'GPT-2 Small, and making it affordable', 'speed', [
         ('GPT-2 的尺寸', 'the size of GPT-2'), ('混合精度', 'mixed precision'), ('编译', 'compilation')]),
-    'v4_flash_optim': ('flash attention 与真正的配方', 'flash attention and the real recipe', 'quality', [
+    'v4_flash_optim': ('flash attention 与实用的训练配方', 'flash attention and the real recipe', 'quality', [
         ('flash attention', 'flash attention'), ('初始化', 'initialisation'), ('优化', 'optimisation'), ('数据', 'data')]),
     'v5_checkpoint': ('检查点：断了再续', 'runs that survive', 'safety', [
         ('存', 'saving'), ('续', 'resuming'), ('停止信号', 'stop signals'), ('试写', 'previews')]),

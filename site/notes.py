@@ -98,7 +98,7 @@ NOTES = {
          'small products become a large one, which is what a GPU likes.'),
         ('F.scaled_dot_product_attention', '遮罩、softmax、加权求和，在一个内核里分块做完。', 'Mask, softmax and weighted sum, in tiles inside '
          'one kernel.'),
-        ('std = 0.02 * math.sqrt(768 / N_EMBED)', '一次矩阵乘法把 N_EMBED 项加起来，标准差长 √N_EMBED 倍：0.02 适合 GPT-2 的 768，宽 128 时用它，'
+        ('std = 0.02 * math.sqrt(768 / N_EMBED)', '一次矩阵乘法把 N_EMBED 项加起来，标准差变为 √N_EMBED 倍：0.02 适合 GPT-2 的 768，宽 128 时用它，'
          '每一层加进残差的就太小，学得慢。', 'A matrix product adds N_EMBED terms, and its deviation grows by the root of that: 0.02 suits the 768 of '
          'GPT-2; at a width of 128 each layer would add too little to the residual stream and learn slowly.'),
         ('std / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',

@@ -39,7 +39,7 @@ def test_the_readme_is_short_and_names_every_script():
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_every_lesson_has_its_parts_in_both_languages(name):
-    parts = {'': ['运行', '它买到什么', '试一试', '参考'], '.en': ['Run it', 'What it buys', 'Try it', 'References']}
+    parts = {'': ['运行', '它带来了什么', '试一试', '参考'], '.en': ['Run it', 'What it buys', 'Try it', 'References']}
     figures = []
     for suffix, headings in parts.items():
         text = read(ROOT / 'lessons' / f'{name}{suffix}.md')
