@@ -26,9 +26,10 @@ import settings
 from machine import describe
 
 RESULTS = running.ROOT / 'bench' / 'results'
-PLOTS = {'v2_cosine_lr': 'budgets', 'v4_flash_optim': 'budgets', 'v7_grad_accum': 'v7-memory',
-         'v11_memmap': 'v11-memory', 'v12_ddp': 'v12-speed'}        # the others have one of their own name
-EXPERIMENTS = ['shipped', 'rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own']
+PLOTS = {'v1_bpe_rope': 'v1-corpus', 'v2_cosine_lr': 'budgets', 'v4_flash_optim': 'budgets',
+         'v7_grad_accum': 'v7-memory', 'v11_memmap': 'v11-memory',
+         'v12_ddp': 'v12-speed'}                                    # the others have one of their own name
+EXPERIMENTS = ['shipped', 'rhymes', 'rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own']
 
 
 def write(path: Path) -> dict:
@@ -80,17 +81,21 @@ def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     corpus, (chinese, english) = results['corpus'], places(results)
     made = {f'{corpus} {name}': markdown for name, markdown in report.tables(results).items()}
-    for rung in settings.RUNGS:
+    for rung in settings.RUNGS + settings.BRANCH:
         for job in report.by(results, f'shipped/{rung}').values():
             song = job.get('song', '').splitlines()
             curve = ' → '.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'])
             printed = ['```text', *job['log'], '', *song[:12], '```', ''] if job.get('log') else []
             made[f'{corpus} log {rung}'] = '\n'.join([*printed, f'bits/char {curve}'])
             made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
+        if share := report.rhyming(results, rung):
+            made[f'rhymes-short {rung}'] = f'{share[0]:.0%}'
     for language, where, dash in (('', f'（{chinese}）。', '：'), ('-en', f' ({english}).', ': ')):
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
                      f'buys-short{language} {rung}': dash + sentence}
+        made |= {f'without{language} {rung}': report.without(results, [rung], language == '-en')
+                 for rung in settings.WITHOUT if report.left_out(results, rung)}
     return made
 
 
@@ -103,6 +108,9 @@ def publish(found: list[dict]):
     for path in (RESULTS / 'songwriter').glob('*.json'):
         import songwriter
         marks |= songwriter.marked(json.loads(path.read_text(encoding='utf-8')))
+    for path in (RESULTS / 'page').glob('*.json'):
+        import page
+        marks |= page.marked(json.loads(path.read_text(encoding='utf-8')))
     for path in [*root.glob('README*.md'), *root.glob('lessons/*.md'), *root.glob('site/pages/*.md')]:
         text = path.read_text(encoding='utf-8')
         for name, markdown in marks.items():

@@ -1,7 +1,9 @@
 """Tables from a results file; no figure in them is typed by hand."""
 import statistics
 
+import numpy as np
 import settings as s
+from lyrics import shares
 
 
 def by(results: dict, prefix: str) -> dict:
@@ -56,9 +58,18 @@ def table(header: list, rows: list) -> str:
 def shipped(results: dict) -> str:
     """Constants as they stand: what a learner's own run should look like."""
     rows = [[f'`{rung}`', '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:]),
-             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB']
-            for rung in s.RUNGS for job in by(results, f'shipped/{rung}').values()]
-    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
+             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB',
+             '{:.0%} [{:.0%}, {:.0%}]'.format(*share) if (share := rhyming(results, rung)) else '']
+            for rung in s.RUNGS + s.BRANCH for job in by(results, f'shipped/{rung}').values()]
+    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存', '押韵的节'], rows)
+
+
+def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
+    """(share, low, high) of the stanzas that rhyme; rungs that train alike write alike."""
+    while rung in s.SAME_TRAINING:
+        rung = s.RUNGS[s.RUNGS.index(rung) - 1]
+    songs = [job['rhyming'] for job in by(results, f'rhymes/{rung}').values()]
+    return shares(np.array(songs[0])[:, None])[0] if songs else None
 
 
 def climb(results: dict) -> str:
@@ -83,21 +94,33 @@ def rates(results: dict) -> str:
     return table(['同组中的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
 
 
-def without(results: dict) -> str:
-    rows = [[f'`{rung}`', chinese, signed(changes(jobs, by(results, f'steps/{rung}')))] for rung in s.WITHOUT
-            for idea, chinese, _ in s.WITHOUT[rung] if (jobs := by(results, f'without/{rung}/{idea}'))]
-    return table(['脚本', '去掉', 'bits/char 的变化'], rows)
+def left_out(results: dict, rung: str) -> dict[str, tuple[str, str]]:
+    """idea -> (its name in Chinese, what changes without it)."""
+    found = {}
+    for idea, chinese, _ in s.WITHOUT.get(rung, []):
+        if jobs := by(results, f'without/{rung}/{idea}'):
+            found[idea] = chinese, f'{signed(changes(jobs, by(results, f"steps/{rung}")))} bits/char'
+    for idea, (chinese, _) in s.FASTER.items():
+        if jobs := by(results, f'speed/{rung}/without {idea}'):
+            change = median(jobs) / median(by(results, f'speed/{rung}')) - 1
+            found[idea] = chinese, f'{change:+.0%} tok/s'.replace('-', '−')
+    return found
+
+
+def without(results: dict, rungs=tuple(s.WITHOUT), english: bool = False) -> str:
+    rows = [[f'`{rung}`', idea if english else chinese, change] for rung in rungs
+            for idea, (chinese, change) in left_out(results, rung).items()]
+    return table(['script', 'without', 'change'] if english else ['脚本', '去掉', '变化'], rows)
 
 
 def corpus(results: dict) -> str:
     chars, bpe = by(results, 'corpus/v0_char_rope'), by(results, 'corpus/v1_bpe_rope')
-    rows = [[key.split()[0].replace('all', '全部'), f'{final(chars[key]):.3f}', f'{final(bpe[key]):.3f}']
-            for key in (f'{songs or "all"} songs' for songs in s.SIZES_OF_CORPUS) if key in chars and key in bpe]
+    rows = [[f'{songs:,}', f'{final(chars[f"{songs} songs"]):.3f}', f'{final(bpe[f"{songs} songs"]):.3f}']
+            for songs in s.SIZES_OF_CORPUS if f'{songs} songs' in chars.keys() & bpe.keys()]
     return table(['歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
 
 
 def tables(results: dict) -> dict[str, str]:
     """name -> Markdown of each experiment that has results."""
     made = {'shipped': shipped, 'steps': climb, 'rates': rates, 'without': without, 'corpus': corpus}
-    found = {name: make(results) for name, make in made.items() if by(results, name)}
-    return found
+    return {name: make(results) for name, make in made.items() if by(results, name)}

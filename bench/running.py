@@ -12,8 +12,12 @@ import tokenize
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import settings
+from lyrics import counts
+
 ROOT = Path(__file__).resolve().parent.parent
 processes = []                                                      # all that were started
+PREVIEW = re.compile(r'^--- 第 (\d+) 步写的 ---\n(.*?)\n---$', re.M | re.S)
 LOG_LINE = re.compile(r'step +(\d+)/\d+ \| train ([\d.]+) \| test ([\d.]+) \| ([\d.]+) bits/char \| ([\d,]+|-) tok/s')
 
 
@@ -73,6 +77,9 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
                                     'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor'}        # each compiles anew
         if not job['alone'] or job['processes'] > 1:
             environment |= {'OMP_NUM_THREADS': '1', 'THP_MEM_ALLOC_ENABLE': '1'}
+        if needed := settings.NEEDS.get(job['rung']):               # first the run whose checkpoint it begins with
+            (Path(folder) / f'{needed}.py').write_text(edit(needed, {}), encoding='utf-8')
+            subprocess.run([sys.executable, f'{needed}.py'], cwd=folder, env=environment, capture_output=True)
         launch = ['-m', 'torch.distributed.run', f'--nproc-per-node={job["processes"]}'] if job['processes'] > 1 else []
         for _ in range(2 if 'SIGKILL' in source else 1):            # a run that kills itself is started again
             process = subprocess.Popen([sys.executable, *launch, f'{job["rung"]}.py'], cwd=folder, env=environment,
@@ -93,8 +100,11 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
             'compile_seconds': int(found[1]) if (found := re.search(r'编译用了 (\d+) 秒', text)) else None,
             'mfu': float(found[-1]) if (found := re.findall(r'MFU ([\d.]+)%', text)) else None,
             'extra': re.findall(r'^(?:longer|saving|从 .* 的第) .*$', text, re.M),
+            'rhyming': [counts(json.loads(song))[0] for song in re.findall(r'^song (.*)$', text, re.M)],
+            'strip': json.loads((re.findall(r'^strip (.*)$', text, re.M) or ['[]'])[0]),
+            'songs': [[int(step), song] for step, song in PREVIEW.findall(text)],
             'log': re.findall(r'^step .*', text, re.M)[-3:],
-            'song': (re.findall(r'^--- 第 \d+ 步写的 ---\n(.*?)\n---$', text, re.M | re.S) or [''])[-1]}
+            'song': (PREVIEW.findall(text) or [('', '')])[-1][1]}
 
 
 def save(path: Path, results: dict):
@@ -109,7 +119,8 @@ def run_all(jobs: list[dict], results: dict, path: Path, lyrics: Path | None, da
     link(corpus, data)
     for job in jobs:
         source = edit(job['rung'], job['constants'], job['patches'])
-        mark = fingerprint(source, corpus, results['machine']['packages'])
+        needed = edit(settings.NEEDS[job['rung']], {}) if job['rung'] in settings.NEEDS else ''
+        mark = fingerprint(source + needed, corpus, results['machine']['packages'])
         if results['jobs'].get(job['key'], {}).get('fingerprint') != mark:
             todo.append((job, source, mark))
             results['jobs'].pop(job['key'], None)                   # of another script or corpus: not shown any more

@@ -7,6 +7,22 @@ import settings as s
 from report import best, by, change, final, median, reached, signed
 
 
+def learned(rung):
+    def sentence(results, jobs):
+        curve = jobs[f'shipped/{rung}/whole run']['curve']
+        first, last, steps = curve[0]['bits_per_char'], curve[-1]['bits_per_char'], curve[-1]['step']
+        return (f'照原样训练 {steps} 步，从 {first:.2f} 到 {last:.2f} bits/char',
+                f'as shipped, from {first:.2f} to {last:.2f} bits/char in {steps} steps')
+    return sentence
+
+
+def recorded(results, jobs):
+    bits, others = (final(jobs[f'shipped/{rung}/whole run']) for rung in ('v6_wandb', 'v5_checkpoint'))
+    return (f'每 10 步的损失、学习率、梯度范数都看得见，训练不变：{bits:.3f} bits/char，v5 是 {others:.3f}',
+            f'loss, rate and gradient norm of every tenth step in sight, the same training: {bits:.3f} bits/char, v5 '
+            f'{others:.3f}')
+
+
 def rope(results, jobs):
     longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
     gain = signed(change(results, 'v0_char_rope'))
@@ -14,13 +30,6 @@ def rope(results, jobs):
     return (f'{s.STEPS} 步，{gain} bits/char；窗口比训练时长一倍、三倍，损失从 {one} 到 {two}、{four}',
             f'{gain} bits/char after {s.STEPS} steps; in windows two and four times as long as those trained on, the loss '
             f'goes from {one} to {two} and {four}')
-
-
-def bpe(results, jobs):
-    tokens, gain = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1']), signed(change(results, 'v1_bpe_rope'))
-    return (f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{s.STEPS} 步，{gain} bits/char',
-            f'a token is {tokens:.2f} characters, and a step reads that much more text; {gain} bits/char after {s.STEPS} '
-            'steps')
 
 
 def paying(rung):
@@ -34,6 +43,12 @@ def paying(rung):
                 f'against {other}, each at its best rate: {", ".join(f"{gain} after {n}" for n, gain in found)} steps, '
                 'in bits/char')
     return sentence
+
+
+def bpe(results, jobs):
+    tokens, later = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1']), paying('v1_bpe_rope')(results, jobs)
+    return (f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{later[0]}',
+            f'a token is {tokens:.2f} characters, and a step reads that much more text; {later[1]}')
 
 
 def amp(results, jobs):
@@ -99,9 +114,11 @@ def ddp(results, jobs):
             'per step')
 
 
-SENTENCES = {'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v2_cosine_lr': paying('v2_cosine_lr'), 'v3_gpt2_amp': amp,
-             'v4_flash_optim': paying('v4_flash_optim'), 'v5_checkpoint': checkpoint, 'v7_grad_accum': accumulation,
-             'v8_mfu': mfu, 'v9_llama': llama, 'v10_muon': muon, 'v11_memmap': memmap, 'v12_ddp': ddp}
+SENTENCES = {'v0_char_english': learned('v0_char_english'), 'v0_char_chinese': learned('v0_char_chinese'),
+             'v0_char_rope': rope, 'v1_bpe_rope': bpe, 'v2_cosine_lr': paying('v2_cosine_lr'), 'v3_gpt2_amp': amp,
+             'v4_flash_optim': paying('v4_flash_optim'), 'v5_checkpoint': checkpoint, 'v6_wandb': recorded,
+             'v7_grad_accum': accumulation, 'v8_mfu': mfu, 'v9_llama': llama, 'v10_muon': muon, 'v11_memmap': memmap,
+             'v12_ddp': ddp}
 
 
 def currencies(results: dict, english: bool = False) -> dict[str, str]:

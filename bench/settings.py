@@ -9,8 +9,10 @@ import math
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
          'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v9_llama', 'v10_muon', 'v11_memmap',
          'v12_ddp']
+BRANCH = ['s1_control', 's2_rhyme_rl']
+NEEDS = {'s2_rhyme_rl': 's1_control'}                # whose checkpoint it begins with
 STEPS, EVERY, SEEDS = 1200, 200, (1, 2, 3)          # of the climb
-BUDGETS = (300, 600, 1200, 2400, 4800)              # steps after which v2 and v4 are compared with v1
+BUDGETS = (300, 600, 1200, 2400, 4800)              # lengths of a run after which the rungs to v4 are compared
 CONTROLLED = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'BPE_VOCAB_SIZE': 4000,
               'DROP_OUT': 0.0, 'WARMUP_ITERS': 200, 'EVAL_ITERS': 20, 'TRAIN_ITERS': STEPS, 'EVAL_INTERVAL': EVERY,
               'PREVIEW_INTERVAL': 10**6, 'MAX_NEW_TOKENS': 1}
@@ -25,29 +27,32 @@ GRID = (2e-3, 4e-3, 8e-3)
 MUON_GRID = (2e-2, 4e-2, 8e-2)                      # of the word vectors; the matrices have their own rate
 VALIDATION = [('songs = load_songs()\n', 'songs = load_songs()\n    songs = songs[:int(0.9 * len(songs))]\n')]
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_memmap', 'v12_ddp'}
-PAY_LATER = ('v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')     # compared after all BUDGETS
+PAY_LATER = ('v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')       # compared after all BUDGETS
 NEAR = ('v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim')     # differences near their noise: three seeds
-SIZES_OF_CORPUS = (1000, 4000, 16000, None)         # songs, for characters against BPE
+SIZES_OF_CORPUS = (1000, 4000, 16000, 64000)        # songs, for characters against BPE
 MICRO, PROCESSES = (1, 2, 4, 8, 16), (1, 2, 4)
 FILES = (1, 2, 3, 4, 5)                             # of a large corpus, for the memory that it takes
+
+# v4's ideas that make it faster and leave the loss as it is: what stands in for each, by patches.
+FASTER = {
+    'one QKV projection': ('q、k、v 一次矩阵乘法（换成三次）', [
+        ('self.qkv(x)', 'torch.cat([F.linear(x, w) for w in self.qkv.weight.chunk(3)], dim=-1)')]),
+    'flash attention': ('flash attention（换成掩码 + softmax）', [
+        ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
+         'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5'
+         ' + torch.full((T, T), -torch.inf, device=x.device).triu(1)).softmax(dim=-1), dropout) @ v')]),
+    'fused AdamW': ('fused AdamW', [('fused=True', 'fused=False')])}
 
 # Leave one out: per rung the idea, its name in Chinese and what stands in for it, constants or patches.
 WITHOUT = {
     'v4_flash_optim': [
-        ('one QKV projection', 'q、k、v 一次矩阵乘法（换成三次）', [
-            ('self.qkv(x)', 'torch.cat([F.linear(x, w) for w in self.qkv.weight.chunk(3)], dim=-1)')]),
-        ('flash attention', 'flash attention（换成掩码 + softmax）', [
-            ('F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)',
-             'F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5'
-             ' + torch.full((T, T), -torch.inf, device=x.device).triu(1)).softmax(dim=-1), dropout) @ v')]),
         ('weight decay', '权重衰减', {'WEIGHT_DECAY': 0.0}),
         ('decay groups', '衰减分组（全都衰减）', [("rest, 'weight_decay': 0.0", "rest, 'weight_decay': WEIGHT_DECAY")]),
         ('gradient clipping', '梯度裁剪', {'GRAD_CLIP': 1e9}),
         ('betas', 'betas（换成 0.9, 0.999）', {'BETAS': (0.9, 0.999)}),
         ('init', 'GPT-2 的初始化（换成 PyTorch 的）', [('in self.named_parameters():', 'in ():')]),
         ('width in the init', '初始化随宽度变（都用 0.02）', [('0.02 * math.sqrt(768 / N_EMBED)', '0.02')]),
-        ('residual scaling', '残差投影缩小', [('/ math.sqrt(2 * N_LAYERS) if residual', 'if residual')]),
-        ('fused AdamW', 'fused AdamW', [('fused=True', 'fused=False')])],
+        ('residual scaling', '残差投影缩小', [('/ math.sqrt(2 * N_LAYERS) if residual', 'if residual')])],
     'v9_llama': [
         ('the smaller model', '模型变小（补到与 v8 差不多一样多的参数）', {'N_EMBED': 160}),
         ('grouped queries', '分组查询（每个头有自己的 k、v）', {'N_KV_HEADS': 4}),
@@ -79,6 +84,21 @@ LONGER = [('        if last:\n            break\n', '''        if last:
 SAVING = [("            save_checkpoint('latest.pt', checkpoint)", '''            saving = time.perf_counter()
             save_checkpoint('latest.pt', checkpoint)
             print('saving', time.perf_counter() - saving)''')]
+# Forty songs, and the surprise at each token of a verse that no corpus has: [[text, bits], ...]
+VERSE = '雨落在旧站台\n我还在等你来\n风把信吹到海边\n没有人知道我在'
+SINGING = '''            for song in range(40):
+                globals()['SEED'], globals()['MAX_NEW_TOKENS'] = song, 400
+                text = write(model, tokenizer)
+                print('song', json.dumps(text.split('\\n', 1)[-1] if 'CODES' in globals() else text))
+            start = [tokenizer.eos_id()] if hasattr(tokenizer, 'eos_id') else tokenizer.encode('\\n')
+            marked = '\\n'.join(map(mark_line, VERSE.split('\\n'))) if 'CODES' in globals() else VERSE
+            ids = tokenizer.encode('<歌词>' * ('CODES' in globals()) + marked)
+            model.eval()
+            logits = model(torch.tensor([start + ids[:-1]], device=DEVICE))[0][0].detach().float().cpu()
+            bits = -logits.log_softmax(-1)[range(len(ids)), ids] / math.log(2)
+            print('strip', json.dumps([[tokenizer.decode([i]), b] for i, b in zip(ids, bits.tolist())]))
+            break
+'''.replace('VERSE', repr(VERSE))
 KILLED = [('        x, y = next(batches)\n', '''        x, y = next(batches)
         if step == 500 and not start:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -99,7 +119,12 @@ def rate(results: dict, rung: str, steps: int = STEPS) -> float:
 
 
 def grid(results: dict, rung: str, steps: int) -> list[float]:
-    """The peaks to try; where the best so far is the first or the last of them, one beyond it."""
+    """The peaks to try; where the best so far is the first or the last of them, one beyond it.
+
+    Runs that are longer than the climb take the best of the climb's.
+    """
+    if steps > STEPS:
+        return [rate(results, rung)] if tried(results, rung, STEPS) else []
     peaks, losses = MUON_GRID if rung == 'v10_muon' else GRID, tried(results, rung, steps)
     if losses.keys() >= set(peaks):
         best = min(losses, key=losses.get)
@@ -132,7 +157,14 @@ def plan(experiment: str, results: dict) -> list[dict]:
 
     match experiment:
         case 'shipped':
-            return [job('whole run', rung, alone=True) for rung in RUNGS]
+            return [job('whole run', rung, alone=True) for rung in RUNGS + BRANCH * (not large)]
+        case 'rhymes' if not large:                                 # as shipped, but with a preview every 50 steps
+            singing = [rung for rung in RUNGS[1:] + BRANCH if rung not in SAME_TRAINING]
+            ends = {rung: f'        if {"last" if rung in RUNGS[:7] else "last or stop"}:\n' for rung in singing}
+            return [job('40 songs', rung, {'PREVIEW_INTERVAL': 50}, [
+                (ends[rung] + '            break\n', ends[rung] + SINGING),
+                *([('DEVICE), eos)[0, 1:]', 'DEVICE), eos, SEED)[0, 1:]')] if rung == 's2_rhyme_rl' else [])])
+                    for rung in singing]
         case 'rates':
             return [job(f'{steps} steps/rate {peak}', rung, CONTROLLED | {
                         'LEARNING_RATE': peak, 'MIN_LR': peak / 10, 'TRAIN_ITERS': steps}, VALIDATION)
@@ -148,11 +180,13 @@ def plan(experiment: str, results: dict) -> list[dict]:
         case 'without':
             return [left_out(rung, idea, edits) for rung in WITHOUT for idea, _, edits in WITHOUT[rung]]
         case 'corpus':
-            return [job(f'{songs or "all"} songs', rung, tuned(rung, MAX_SONGS=songs))
+            return [job(f'{songs} songs', rung, tuned(rung, MAX_SONGS=songs))
                     for songs in SIZES_OF_CORPUS for rung in ('v0_char_rope', 'v1_bpe_rope') if large]
         case 'speed':
             return [job(f'round {number}', rung, SHORT, alone=True)
-                    for number in SEEDS for rung in ('v6_wandb', 'v8_mfu', 'v10_muon')] + [
+                    for number in SEEDS for rung in ('v4_flash_optim', 'v6_wandb', 'v8_mfu', 'v10_muon')] + [
+                    job(f'without {idea}/round {number}', 'v4_flash_optim', SHORT, edits, alone=True)
+                    for number in SEEDS for idea, (_, edits) in FASTER.items()] + [
                     job(f'autocast {amp}, compile {compiled}/round {number}', 'v3_gpt2_amp',
                         SHORT | {'USE_AMP': amp, 'USE_COMPILE': compiled}, alone=True)
                     for number in SEEDS for amp in (False, True) for compiled in (False, True)]
@@ -164,3 +198,4 @@ def plan(experiment: str, results: dict) -> list[dict]:
                     *(job(f'{files} files', rung, SHORT | {'TRAIN_ITERS': 1}, alone=True, files=files)
                       for rung in ('v10_muon', 'v11_memmap') for files in FILES if large),
                     *(job(f'{n} processes', 'v12_ddp', SHORT, alone=True, processes=n) for n in PROCESSES)]
+    return []

@@ -199,6 +199,7 @@ def control(work: Path) -> dict:
 
 # ---------- practice ----------
 HACK = [('char != other_char and ', '')]                            # the same character counts as a rhyme
+LARGE = {'MUON_LR': 0.005, 'LEARNING_RATE': 2.5e-3, 'MIN_LR': 2.5e-4}       # steps five times as large as s2's
 
 
 def rhyming(text: str) -> float:
@@ -214,8 +215,10 @@ def practice(work: Path) -> dict:
         start = str((work / f'control-{seed}').resolve() / 'checkpoints' / 's1_control' / 'best.pt')
         before = write(base['checkpoint'])
         runs = {'before': (base, [song.text for song in before])}
-        for name, constants, patches in (('leash', {}, []), ('no leash', {'KL_WEIGHT': 0.0}, []),
-                                         ('same character counts', {'KL_WEIGHT': 0.0}, HACK))[:3 if seed == 1 else 1]:
+        kinds = [('leash', {}, []), ('no leash', {'KL_WEIGHT': 0.0}, []), ('leash, large steps', LARGE, []),
+                 ('no leash, large steps', LARGE | {'KL_WEIGHT': 0.0}, []),
+                 ('same character counts', LARGE | {'KL_WEIGHT': 0.0}, HACK)]
+        for name, constants, patches in kinds if seed == 1 else kinds[:1]:
             run = train(work / f'practice-{seed}-{name.replace(" ", "-")}', 's2_rhyme_rl', None, patches,
                         SEED=seed, INIT_FROM=start, **constants)
             runs[name] = run, [song.text for song in write(run['checkpoint'])]
@@ -267,7 +270,8 @@ def finetune(work: Path) -> dict:
 MEASURES = list(zip(lyrics.NAMES, ('押韵的节', '相邻两行押韵', '相邻两行一样长', '重复的行', 'distinct-2（一首之内）')))
 KINDS = [('announced rhyme', '自己标的韵，照做'), ('asked rhyme', '要求的韵，照做'),
          ('asked rhyme, redrawn', '要求的韵，不合就重写'), ('asked length', '要求的字数，照做')]
-RUNS = {'before': '练习之前', 'leash': '有绳子', 'no leash': '没有绳子', 'same character counts': '同字也算，没有绳子'}
+RUNS = {'before': '练习之前', 'leash': '有绳子', 'no leash': '没有绳子', 'leash, large steps': '有绳子，五倍的步子',
+        'no leash, large steps': '没有绳子，五倍的步子', 'same character counts': '没有绳子，五倍的步子，同字也算'}
 
 
 def percent(value: float) -> str:
@@ -348,6 +352,9 @@ def marked(results: dict) -> dict[str, str]:
         made |= {f'songwriter{language} {name}': text for name, text in tables(results, language == '-en').items()}
         made |= {f'songwriter-short{language} {name}': dash + text
                  for name, text in sentences(results, language == '-en').items()}
+    if found := results.get('control'):                             # what to compare the rungs' songs with
+        made |= {f'rhymes-short {name}': f'{found[key][lyrics.NAMES[0]][0]:.0%}'
+                 for name, key in (('songs', 'training songs'), ('shuffled', 'shuffled lines'))}
     return made
 
 

@@ -53,11 +53,13 @@ def fake(experiments=('rates', 'steps', 'characters')):
     return results
 
 
-@pytest.mark.parametrize(('rung', 'idea', 'edits'), [(rung, idea, edits) for rung in settings.WITHOUT
-                                                     for idea, _, edits in settings.WITHOUT[rung]])
+@pytest.mark.parametrize(('rung', 'idea', 'edits'), [
+    *((rung, idea, edits) for rung in settings.WITHOUT for idea, _, edits in settings.WITHOUT[rung]),
+    *(('v4_flash_optim', idea, edits) for idea, (_, edits) in settings.FASTER.items())])
 def test_every_idea_can_be_left_out(rung, idea, edits, tmp_path):
     """The edited script is another one, and its model still learns; an idea that only saves time changes no loss."""
-    [job] = [job for job in settings.plan('without', fake()) if job['key'] == f'without/{rung}/{idea}/seed 1']
+    jobs = {job['key']: job for experiment in ('without', 'speed') for job in settings.plan(experiment, fake())}
+    job = jobs[f'speed/{rung}/without {idea}/round 1' if idea in settings.FASTER else f'without/{rung}/{idea}/seed 1']
     changed = edits if isinstance(edits, dict) else {}
 
     def learns(name, constants, patches):
@@ -77,7 +79,7 @@ def test_every_idea_can_be_left_out(rung, idea, edits, tmp_path):
     source, whole, parameters = learns('whole.py', {}, [])
     edited, losses, left = learns('edited.py', changed, job['patches'])
     assert edited != source and losses[3] < losses[0]
-    if idea in ('one QKV projection', 'flash attention', 'fused AdamW'):
+    if idea in settings.FASTER:
         assert losses == pytest.approx(whole, abs=2e-6) and left == parameters
     if idea == 'tied embeddings':
         assert left == parameters + 97 * 32                         # the matrix of its own
@@ -122,6 +124,32 @@ def test_the_grid_goes_on_where_its_end_is_best():
     results['jobs'][f'{key}0.001'] = {'curve': [{'test': 4.5}]}     # tried, and worse: that is enough
     assert settings.grid(results, 'v4_flash_optim', settings.STEPS) == [0.001, 0.002, 0.004, 0.008]
     assert settings.grid({'jobs': {}}, 'v10_muon', settings.STEPS) == list(settings.MUON_GRID)
+
+
+def test_every_rung_that_trains_differently_sings(tmp_path):
+    """Each run of `rhymes` ends with songs; the share of rhyming stanzas is also that of the rungs with the same training."""
+    jobs = settings.plan('rhymes', {'corpus': 'sample', 'jobs': {}})
+    assert {job['rung'] for job in jobs} == {*settings.RUNGS[1:], *settings.BRANCH} - settings.SAME_TRAINING
+    for job in jobs:
+        source = running.edit(job['rung'], job['constants'], job['patches'])
+        assert source.index("print('song', ") < source.index("if __name__ == '__main__'") and compile(source, job['rung'], 'exec')
+    results = {'jobs': {'rhymes/v4_flash_optim/40 songs': {'rhyming': [[3, 4], [0, 1]]}}}
+    assert report.rhyming(results, 'v8_mfu') == report.rhyming(results, 'v4_flash_optim') and report.rhyming(results, 'v3_gpt2_amp') is None
+    share, low, high = report.rhyming(results, 'v4_flash_optim')
+    assert share == pytest.approx(0.6) and low < share < high
+
+
+def test_what_is_left_out_is_told_in_the_currency_of_the_idea():
+    results = fake(['rates', 'steps'])
+    for n in settings.SEEDS:
+        results['jobs'][f'speed/v4_flash_optim/round {n}'] = {'tok_per_s': 1000}
+        results['jobs'][f'speed/v4_flash_optim/without flash attention/round {n}'] = {'tok_per_s': 900 + n}
+    bits = results['jobs']['steps/v4_flash_optim/seed 1']['curve'][-1]['bits_per_char']
+    results['jobs']['without/v4_flash_optim/betas/seed 1'] = {'curve': [{'bits_per_char': bits + 0.25}]}
+    found = {idea: change for idea, (_, change) in report.left_out(results, 'v4_flash_optim').items()}
+    assert found == {'betas': '+0.250 bits/char', 'flash attention': '−10% tok/s'}
+    assert report.left_out(results, 'v9_llama') == {}
+    assert '| `v4_flash_optim` | betas | +0.250 bits/char |' in ladder.marked(results)['without-en v4_flash_optim']
 
 
 def test_a_stale_patch_is_refused():
