@@ -1,4 +1,5 @@
-"""把检查点变成 transformers 能读的文件夹：v9_llama 的就是一个 Llama，v10_muon 起的就是一个 Qwen3，只是参数的名字不同。
+"""把检查点变成 transformers 能读的文件夹：v9_llama 的就是一个 Llama，v10_muon 起的（s1_control 也是）就是一个 Qwen3，
+只是参数的名字不同。
 
 python export_hf.py checkpoints/v10_muon/best.pt OUT/
 
@@ -48,16 +49,17 @@ def model_config(weights, constants):
     }
 
 
-def tokenizer_json(tokenizer):
+def tokenizer_json(tokenizer, codes):
     """tokenizer.json：与 SentencePiece 同样的 BPE。它不列出合并，这里要：哪两段接成一个词，先学到的先合并。"""
     pieces = {tokenizer.id_to_piece(i): i for i in range(len(tokenizer))}
+    special = [tokenizer.id_to_piece(0), tokenizer.id_to_piece(1), *codes]      # 不显示；codes 是 s1_control.py 的标记
     merges = [(piece[:cut], piece[cut:]) for piece, i in pieces.items() if not tokenizer.is_byte(i) and i > 1
               for cut in range(1, len(piece)) if piece[:cut] in pieces and piece[cut:] in pieces]
     plain = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False)
     start = {'SpecialToken': {'id': '</s>', 'type_id': 0}}          # 歌从分隔符写起
     return {
         'version': '1.0',
-        'added_tokens': [{'id': i, 'content': tokenizer.id_to_piece(i), 'special': True, **plain} for i in (0, 1)],
+        'added_tokens': [{'id': pieces[piece], 'content': piece, 'special': True, **plain} for piece in special],
         'normalizer': {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '▁'},
         'model': {'type': 'BPE', 'vocab': pieces, 'merges': merges, 'unk_token': '<unk>', 'byte_fallback': True},
         'post_processor': {
@@ -66,6 +68,27 @@ def tokenizer_json(tokenizer):
         'decoder': {'type': 'Sequence', 'decoders': [{'type': 'Replace', 'pattern': {'String': '▁'}, 'content': ' '},
                                                      {'type': 'ByteFallback'}, {'type': 'Fuse'}]},
     }
+
+
+def card(checkpoint):
+    """README.md：模型卡，说它是怎么来的。"""
+    constants = checkpoint['config']
+    size = sum(weight.numel() for name, weight in checkpoint['model'].items() if name != 'lm_head.weight') / 1e6
+    return f"""---
+language: zh
+library_name: transformers
+pipeline_tag: text-generation
+---
+# 写中文歌词的 GPT
+
+{constants['SCRIPT']} 训练的，{size:.2f} M 参数，窗口 {constants['BLOCK_SIZE']} 个 token，{checkpoint['step']} 步，
+测试集的损失 {checkpoint['best_test_loss']:.4f}（nat / token）。
+
+- **训练数据**：{constants['LYRICS_DIR']}/ 里的歌词，九成用来训练，一成用来测试。它们的版权归各自的作者；
+  公开这个模型之前，先确认它们可以这样用。
+- **用法**：`AutoModelForCausalLM`、`AutoTokenizer`。歌从分隔符写起，写到分隔符为止，`generate()` 会自己停。
+- **不会的**：它只见过歌词，不会问答，也不知道什么是真的；写出来的可能与训练歌曲的句子相同。
+"""
 
 
 def convert(path):
@@ -85,7 +108,8 @@ def convert(path):
     return {
         'model.safetensors': save(renamed, metadata={'format': 'pt'}),
         'tokenizer.model': proto,
-        'tokenizer.json': tokenizer_json(tokenizer),
+        'tokenizer.json': tokenizer_json(tokenizer, constants.get('CODES', [])),
+        'README.md': card(checkpoint).encode(),
         'tokenizer_config.json': {
             'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': '</s>', 'eos_token': '</s>',
             'unk_token': '<unk>', 'pad_token': '<unk>', 'padding_side': 'left',

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
 SONGS = ['\n'.join(song['lyric']) for song in SAMPLE]
 ODD = ['', ' a', '  雨 落 ', 'a𠮷b🎵', '\t\r\n\n雨', "don't , stop !", '▁', 'aaaaaaaaaa', '<0x41><unk', '雨雨雨', '　']
-EXPORTED = [name for name in CHECKPOINT if level(name) >= 9]
+EXPORTED = [*(name for name in CHECKPOINT if level(name) >= 9), 's1_control']
 
 
 def imported(name):
@@ -26,7 +26,8 @@ def imported(name):
 
 def make_checkpoint(script, path):
     """A checkpoint of random weights, norms included, far from the first ones; returns (model, tokenizer)."""
-    tokenizer = script.train_tokenizer(SONGS[:500])
+    mark = '<歌词>' if hasattr(script, 'CODES') else ''
+    tokenizer = script.train_tokenizer([mark + song for song in SONGS[:500]])
     torch.manual_seed(1)
     model = script.GPT(len(tokenizer))
     for parameter in model.parameters():
@@ -80,7 +81,7 @@ def test_transformers_computes_what_the_script_does(name, exported):
         torch.testing.assert_close(theirs(idx).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(('name', 'use_fast'), [('v9_llama', True), ('v10_muon', True), ('v10_muon', False)])
+@pytest.mark.parametrize(('name', 'use_fast'), [('v9_llama', True), ('v10_muon', True), ('v10_muon', False), ('s1_control', True)])
 def test_the_tokenizer_gives_the_same_numbers(name, use_fast, exported):
     _, tokenizer, folder = exported(name)
     theirs = AutoTokenizer.from_pretrained(folder, use_fast=use_fast)
@@ -88,6 +89,9 @@ def test_the_tokenizer_gives_the_same_numbers(name, use_fast, exported):
     expected = [[tokenizer.eos_id(), *ids] for ids in tokenizer.encode(texts)]  # a song begins with the separator
     assert theirs(texts)['input_ids'] == expected
     assert theirs.batch_decode(expected, skip_special_tokens=True) == [text.replace('▁', ' ') for text in texts]
+    if name == 's1_control':                                        # a mark is one token, and not shown
+        ids = tokenizer.encode('<歌词><3>雨落<姑苏>处')
+        assert theirs('<歌词><3>雨落<姑苏>处')['input_ids'][1:] == ids and theirs.decode(ids, skip_special_tokens=True) == '雨落处'
     assert len(theirs) == len(tokenizer) and theirs.eos_token_id == theirs.bos_token_id == tokenizer.eos_id()
 
 
@@ -134,6 +138,13 @@ def test_the_defaults_are_those_of_generate(load, export, tmp_path):
     generate = imported('generate')
     for name, (_, default, _, _) in generate.SETTINGS.items():
         assert name in ('max_tokens', 'seed', *generate.WISHES) or config[name] == default
+
+
+def test_the_card_says_where_the_model_comes_from(load, export, tmp_path):
+    make_checkpoint(load('v10_muon', LYRICS_DIR='MyLyrics'), tmp_path / 'best.pt')
+    export('best.pt', 'out')
+    text = (tmp_path / 'out/README.md').read_text(encoding='utf-8')
+    assert text.startswith('---\nlanguage: zh\n') and all(word in text for word in ('v10_muon.py', 'MyLyrics/', '1 步', '1.0000'))
 
 
 def test_bad_input_ends_with_one_clear_line(load, export, tmp_path):
