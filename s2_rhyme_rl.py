@@ -8,7 +8,7 @@
   GRPO 也拿同一批的平均作比较，arXiv:2402.03300）；KL 是绳子：离 `base` 越远，损失越大，`KL_WEIGHT` 是它多紧；
 - 步子小、步数少（`LEARNING_RATE`、`MIN_LR`、`MUON_LR`、`WARMUP_ITERS`、`TRAIN_ITERS`），一步却久得多：评估、保存都勤
   （`EVAL_INTERVAL`、`EVAL_ITERS`、`SAVE_INTERVAL`、`PREVIEW_INTERVAL`、`LOG_INTERVAL`）；
-- 写的和练的要是同一个模型，`DROP_OUT` 是 0；一首要写得完（`MAX_NEW_TOKENS`、`write`）；
+- 写的和练的要是同一个模型，`DROP_OUT` 是 0；一首要写得完（`MAX_NEW_TOKENS`）；
 - 训练数据只用来评估：不再要 `get_batch`、`TrainBatches`、`train_loader` 和它们的 `DROP_FIELD`、`NUM_WORKERS`、
   `PREFETCH_FACTOR`，不训练分词器（`train_tokenizer`、`BPE_VOCAB_SIZE`、`load_data`），
   也不编译（`compile_blocks`、`USE_COMPILE`）；
@@ -426,8 +426,8 @@ def report(step, train, test, bits, tok_per_s, mfu, memory):
 def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     eos = tokenizer.eos_id()
-    ids = model.generate(torch.tensor([[eos]], device=DEVICE), eos)[0, 1:].tolist()
-    header, _, lyric = tokenizer.decode(ids).rpartition('<歌词>')
+    text = tokenizer.decode(model.generate(torch.tensor([[eos]], device=DEVICE), eos)[0, 1:].tolist())
+    header, _, lyric = text.rpartition('<歌词>')
     return f'{header}\n{lyric_of(lyric)}'
 
 
