@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import markdown
-from ideas import CURRENCIES, IDEAS
+from ideas import CURRENCIES, IDEAS, LEFT_OUT
 from notes import NOTES
 from pygments import token as T
 from pygments.lexers import PythonLexer
@@ -36,6 +36,7 @@ SCRIPTS = [*RUNGS, *(name for name in BELOW if name not in RUNGS)]
 PAGES = {'writing': ('写歌', 'Writing songs'), 'constants': ('常量', 'Constants'), 'data': ('数据', 'Data'),
          'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
 SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
 CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
@@ -76,22 +77,26 @@ def to_html(text: str) -> str:
     def lead(match):
         target = link(html.unescape(match[1]))
         return f'<a href="{target}">{match[2]}</a>' if target else match[2]
+    # commands can be copied, drawings are never wrapped
+    made = re.sub(r'<pre>(?=<code>(?:pip|python|git|torchrun) )', '<pre class=command tabindex=0>', made)
+    made = re.sub(r'<pre>(?=[^<]*<code[^<]*[│└┌┬─])', '<pre class=drawn tabindex=0>', made)
     return re.sub(r'<a href="([^"]*)">(.*?)</a>', lead, made.replace('<pre>', '<pre tabindex=0>'), flags=re.S)
 
 
-def glossary() -> dict[str, dict[str, str]]:
-    """language -> term -> what it means, from the tables of the glossary."""
+def glossary() -> dict[str, dict[str, tuple[str, str]]]:
+    """language -> term -> (anchor of its row, what it means), from the tables of the glossary."""
     found = {}
-    for language, suffix in (('zh-CN', ''), ('en', '.en')):
+    for language, suffix, before in (('zh-CN', '', ''), ('en', '.en', 'en-')):
         rows = re.findall(r'^\| (.+?) \| (.+?) \| (.+?) \|$', (SITE / 'pages' / f'glossary{suffix}.md').read_text(
             encoding='utf-8'), re.M)
-        found[language] = {term: f'{other}: {meaning}' for names, other, meaning in rows[1:]
-                           for term in re.split('、|, ', re.sub(r' \(.*?\)', '', names)) if len(term) > 1}
+        found[language] = {term: (f'{before}term-{n}', f'{other}: {meaning}') for n, (names, other, meaning)
+                           in enumerate(rows[1:], 1) for term in re.split('、|, ', re.sub(r' \(.*?\)', '', names))
+                           if len(term) > 1}
     return found
 
 
-def explain(made: str, terms: dict[str, str]) -> str:
-    """The first mention of each term of the glossary gets a tooltip; code, links and headings do not."""
+def explain(made: str, terms: dict[str, tuple[str, str]]) -> str:
+    """The first mention of each term of the glossary leads there and has a tooltip; code, links, headings do not."""
     if not terms:
         return made
     seen, longest = set(), '|'.join(map(re.escape, sorted(terms, key=len, reverse=True)))
@@ -101,7 +106,8 @@ def explain(made: str, terms: dict[str, str]) -> str:
         if match[0] in seen:
             return match[0]
         seen.add(match[0])
-        return f'<abbr title="{html.escape(terms[match[0]])}">{match[0]}</abbr>'
+        anchor, meaning = terms[match[0]]
+        return f'<a class=term href="glossary.html#{anchor}" title="{html.escape(meaning)}">{match[0]}</a>'
     parts = re.split(r'(<(pre|code|a|h\d|summary|th)\b.*?</\2>|<[^>]*>)', made, flags=re.S)
     return ''.join(pattern.sub(mark, part) if n % 3 == 0 else part for n, part in enumerate(parts) if n % 3 < 2)
 
@@ -109,12 +115,21 @@ def explain(made: str, terms: dict[str, str]) -> str:
 def render(path: Path) -> str:
     """A Markdown file as HTML, without its title and its comments."""
     text = re.sub(r'\A# .*\n', '', path.read_text(encoding='utf-8'))
+    text = text.replace('<!-- toy -->', f'<div class=toy data-toy="{path.name.split(".")[0]}"></div>')
     return to_html(re.sub(r'<!--.*?-->', '', text, flags=re.S))
+
+
+def numbered(made: str) -> str:
+    """The rows of a table get anchors, so that they can be linked to."""
+    rows = itertools.count()
+    return re.sub('<tr>', lambda _: f'<tr id="term-{next(rows)}">', made)
 
 
 def article(folder: Path, name: str) -> str:
     """Both languages of a Markdown file; headings of the English half have other anchors."""
     chinese, english = (render(folder / f'{name}{suffix}.md') for suffix in ('', '.en'))
+    if name == 'glossary':
+        chinese, english = numbered(chinese), numbered(english)
     if folder.name == 'lessons':
         terms = glossary()
         chinese, english = explain(chinese, terms['zh-CN']), explain(english, terms['en'])
@@ -432,12 +447,19 @@ def results() -> list[dict]:
     return [result for result in found if result['machine']['name'] == found[0]['machine']['name']]
 
 
+def rhyming(name: str) -> str:
+    """How many of its stanzas rhyme, as the README's table says it."""
+    found = re.search(rf'<!-- bench rhymes-short {name} -->(.*?)<!-- /bench -->', README)
+    share = found[1].strip() if found else ''
+    return share and f'<span class=rhymes>{both(f"押韵的节 {share}", f"rhyming stanzas {share}")}</span>'
+
+
 def bought(name: str, measured: list[dict]) -> str:
     """What the script buys in one sentence, where it has been measured."""
     for result in reversed(measured):
         if said := currencies(result).get(name):
-            return both(said, currencies(result, english=True)[name])
-    return ''
+            return f'{both(said, currencies(result, english=True)[name])} {rhyming(name)}'
+    return rhyming(name)
 
 
 def svg_of(path: Path, label: str) -> str:
@@ -448,44 +470,54 @@ def svg_of(path: Path, label: str) -> str:
     return text.replace('<svg ', f'<svg role=img aria-label="{html.escape(label)}" ', 1)
 
 
+# script, its row in the picture from the bottom, its left edge and its width
+PLACES = [*((name, row, 10, 156) for row, name in enumerate(RUNGS)),
+          *((name, row, 194, 110) for row, name in enumerate(SCRIPTS[len(RUNGS):], len(RUNGS) - 2))]
+
+
 def ladder(lit: str | None) -> str:
-    """The ladder as a picture: v0 at the bottom, each rung a link, in the colour of what it buys."""
-    step, width = 30, 300
-    height = step * len(RUNGS) + 20
-    rows = ''
-    for number, name in enumerate(RUNGS):
-        y = height - step * (number + 1)
+    """The ladder as a picture: v0 at the bottom, each rung a link, in the colour of what it buys; its branch beside."""
+    step, height, rows = 30, 30 * (len(RUNGS) + 1) + 20, ''
+    for name, row, left, wide in PLACES:
+        y = height - step * (row + 1)
         css = f'rung {IDEAS[name][2]}' + (' lit' if name == lit else '')
         rows += (f'<a href="{name}.html"><g class="{css}">'
-                 f'<rect x=14 y={y} width={width - 28} height={step - 6} rx=4></rect>'
-                 f'<text x={width / 2} y={y + 17} text-anchor=middle>{name}</text></g></a>')
+                 f'<rect x={left} y={y} width={wide} height={step - 6} rx=4></rect>'
+                 f'<text x={left + wide / 2} y={y + 17} text-anchor=middle>{name}</text></g></a>')
     label = '阶梯：从下往上，一级一个脚本 / the ladder, from the bottom up'
-    return (f'<svg class=ladder viewBox="0 0 {width} {height}" role=img aria-label="{label}">'
-            f'<path d="M14 6V{height - 2}M{width - 14} 6V{height - 2}"></path>{rows}</svg>')
+    fork, branch = height - step * (RUNGS.index('v10_muon') + 1) + 12, height - step * (len(RUNGS) - 1) + 30
+    return (f'<svg class=ladder viewBox="0 0 312 {height}" role=img aria-label="{label}">'
+            f'<path d="M10 {step + 6}V{height - 2}M166 {step + 6}V{height - 2}M194 8V{branch}M304 8V{branch}"></path>'
+            f'<path class=fork d="M166 {fork}H249V{branch}"></path>{rows}</svg>')
 
 
 def picture(english: bool) -> str:
     """The ladder as a file of its own, for the README: each rung, its idea, and what it buys."""
     step, width = 30, 720
-    height, rows = step * len(RUNGS) + 16, ''
+    height, rows = step * len(SCRIPTS) + 16, ''
     style = (SITE / 'style.css').read_text(encoding='utf-8')
     light, dark = (dict(re.findall(r'--(\w+): (#\w+)', block)) for block in re.findall(
         r'^(?::root|html\[data-theme=dark\]) \{(.*?)\n\}', style, re.M | re.S))
-    for number, name in enumerate(RUNGS):
+    for number, name in enumerate(SCRIPTS):
         y, (idea, currency) = height - step * (number + 1), (IDEAS[name][english], IDEAS[name][2])
-        rows += (f'<rect class="{currency}" x="14" y="{y}" width="190" height="24" rx="4"/>'
-                 f'<text x="109" y="{y + 17}" text-anchor="middle" class="name">{name}</text>'
-                 f'<text x="232" y="{y + 17}">{html.escape(idea)}</text>'
+        left, wide = (14, 190) if name in RUNGS else (84, 120)      # the branch is narrower
+        rows += (f'<rect class="{currency}" x="{left}" y="{y}" width="{wide}" height="24" rx="4"/>'
+                 f'<text x="{left + wide / 2:g}" y="{y + 17}" text-anchor="middle" class="name">{name}</text>'
+                 f'<text x="238" y="{y + 17}">{html.escape(idea)}</text>'
                  f'<text x="{width - 8}" y="{y + 17}" text-anchor="end" class="t-{currency}">'
                  f'{CURRENCIES[currency][english]}</text>')
+
+    top, fork = (height - step * (number + 1) for number in (len(RUNGS) - 1, RUNGS.index('v10_muon') - 0.4))
 
     def colours(values):
         return (f'text{{fill:{values["text"]}}}rect{{fill:{values["box"]}}}path{{stroke:{values["quiet"]}}}' + ''.join(
             f'.{name}{{stroke:{values[name]}}}.t-{name}{{fill:{values[name]}}}' for name in CURRENCIES))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"><style>'
-            'text{font:14px system-ui,sans-serif}.name{font:13px monospace}rect{stroke-width:2}path{stroke-width:6}'
+            'text{font:14px system-ui,sans-serif}.name{font:13px monospace}rect{stroke-width:2}'
+            'path{stroke-width:6;fill:none}.fork{stroke-width:2}'
             f'{colours(light)}@media (prefers-color-scheme:dark){{{colours(dark)}}}</style>'
-            f'<path d="M14 4V{height - 2}M204 4V{height - 2}"/>{rows}</svg>\n')
+            f'<path d="M14 {top + 4}V{height - 2}M204 {top + 4}V{height - 2}M84 4V{top - 6}M204 4V{top - 6}"/>'
+            f'<path class="fork" d="M204 {fork}H220V{top - 18}H204"/>{rows}</svg>\n')
 
 
 def neighbours(name: str) -> str:
@@ -497,11 +529,27 @@ def neighbours(name: str) -> str:
     return f'<nav class=steps aria-label="上一级、下一级 / steps">{"".join(links)}</nav>'
 
 
-def diff_tools(name: str, found: dict) -> str:
+def worth(name: str, n: int, measured: list[dict]) -> tuple[str, str]:
+    """(on the chip, its tooltip): what changes without the idea, the largest of its parts; all of them."""
+    for result in reversed(measured):
+        parts = report.left_out(result, name)
+        parts = {idea: parts[idea][1] for idea in LEFT_OUT.get(name, {}).get(n, []) if idea in parts}
+        if parts:
+            most = max(parts.values(), key=lambda text: (text.endswith('char'), abs(float(
+                re.search(r'[\d.]+', text)[0]))))
+            listed = '; '.join(f'{idea}: {change}' for idea, change in parts.items())
+            return f' <small>{both("不用它", "without it")} {most}</small>', f' title="{html.escape(listed)}"'
+    return '', ''
+
+
+def diff_tools(name: str, found: dict, measured: list[dict]) -> str:
     """Layout, filter by idea, the bar that says where one is."""
-    labels = IDEAS[name][3]
-    chips = ''.join(f'<button type=button class="chip c{n}" data-idea={n} aria-pressed=false>'
-                    f'{both(*map(html.escape, label))}</button>' for n, label in enumerate(labels) if label)
+    chips = ''
+    for n, label in enumerate(IDEAS[name][3]):
+        if label:
+            change, listed = worth(name, n, measured)
+            chips += (f'<button type=button class="chip c{n}" data-idea={n} aria-pressed=false{listed}>'
+                      f'{both(*map(html.escape, label))}{change}</button>')
     count = f'<ins>+{found["added"]}</ins> <del>−{found["removed"]}</del>'
     keys = both('键盘：<kbd>j</kbd> <kbd>k</kbd> 下一处、上一处，<kbd>←</kbd> <kbd>→</kbd> 上一级、下一级',
                 'Keyboard: <kbd>j</kbd> <kbd>k</kbd> next and previous change, <kbd>←</kbd> <kbd>→</kbd> steps')
@@ -527,7 +575,7 @@ def step_page(name: str, measured: list[dict]) -> str:
     lesson = article(ROOT / 'lessons', name)
     top = f'{neighbours(name)}{head}<div class=lesson>{lesson}{ladder(name)}</div>'
     if name not in BELOW:
-        head = f'<h2 id=script>{both("整个脚本", "The whole script")}</h2>'
+        head = f'<h2 id=script>{both("整个脚本", "The whole script")}</h2>{contents(name)}'
         body = f'{top}{head}{whole_script(name, True)}{neighbours(name)}'
         return page((f'{name}：{chinese}', f'{name}: {english}'), body)
     found = difference(name)
@@ -535,9 +583,10 @@ def step_page(name: str, measured: list[dict]) -> str:
     plumbing = found['plumbing'] and (f'<details class=plumbing><summary>{summary}</summary>'
                                       f'{found["plumbing"]}</details>')
     head = both(f'与 {BELOW[name]} 的差异', f'What changes from {BELOW[name]}')
-    body = (f'{top}<h2 id=diff-head>{head}</h2>{diff_tools(name, found)}'
+    body = (f'{top}<h2 id=diff-head>{head}</h2>{diff_tools(name, found, measured)}'
             f'<div class=diff id=diff>{found["html"]}{plumbing}</div>{bar(found)}{neighbours(name)}')
-    return page((f'{name}：{chinese}', f'{name}: {english}'), body, '<script src="diff.js"></script>', 'step')
+    scripts = '<script src="toys.js"></script>' * ('class=toy' in lesson) + '<script src="diff.js"></script>'
+    return page((f'{name}：{chinese}', f'{name}: {english}'), body, scripts, 'step')
 
 
 def whole_script(name: str, noted: bool = False) -> str:
@@ -562,14 +611,82 @@ def whole_script(name: str, noted: bool = False) -> str:
     return f'<div class="diff whole{" noted" if noted else ""}"><div class=rows lang=zh>{rows}</div></div>'
 
 
-def source_page(name: str) -> str:
+def contents(name: str) -> str:
+    """Links to the definitions of a whole script."""
     names = [(node.name, node.lineno) for node in ast.parse(SOURCE[name]).body
              if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    contents = ''.join(f'<li><a href="#L{line}"><code>{found}</code></a></li>' for found, line in names)
+    items = ''.join(f'<li><a href="#L{line}"><code>{found}</code></a></li>' for found, line in names)
+    return f'<details class=contents open><summary>{both("目录", "Contents")}</summary><ol>{items}</ol></details>'
+
+
+def source_page(name: str) -> str:
     back = f'<p><a href="{name}.html">{both(f"{name} 这一课", f"The lesson of {name}")}</a></p>'
-    body = (f'<h1>{name}.py</h1>{back}<details class=contents><summary>{both("目录", "Contents")}</summary>'
-            f'<ol>{contents}</ol></details>{whole_script(name)}')
+    body = f'<h1>{name}.py</h1>{back}{contents(name)}{whole_script(name)}'
     return page((f'{name}.py 全文', f'{name}.py, whole'), body)
+
+
+def playground() -> str:
+    """The model in the page: a form for a song, the surprise strip. play.js brings it to life."""
+    size = (SITE / 'song-model.js').stat().st_size / 1e6
+    load = both(f'载入模型（{size:.1f} MB）', f'Load the model ({size:.1f} MB)')
+    fields = (f'<label>{both("开头", "It begins with")}<textarea id=opening rows=3 maxlength=300 lang=zh>雨落在旧站台\n'
+              f'我还在等你</textarea></label>'
+              f'<label>{both("情绪", "Mood")} <select id=mood><option value="">—</option></select></label>'
+              f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value="">—</option></select></label>'
+              f'<label>{both("温度", "Temperature")} <input type=range id=temperature min=0 max=1.5 step=0.1 value=0.8>'
+              f'<output id=degrees>0.8</output></label>'
+              f'<span><button>{both("写", "Write")}</button> <button type=button id=stop disabled>{both("停", "Stop")}'
+              f'</button> <button type=button id=copy>{both("复制", "Copy")}</button></span>')
+    strip = both('<b>它有多意外。</b>你写的每个字，颜色越深，模型越没料到（−log<sub>2</sub> p）；平均就是 bits/char。'
+                 '指着一个字，看它本来料想的十个；点一下，看这个字的注意力看向哪里。',
+                 '<b>How surprised it is.</b> The darker a character of yours, the less the model expected it '
+                 '(−log<sub>2</sub> p); the mean is bits/char. Point at one for the ten that it expected; click for '
+                 "where that character's attention looks.")
+    return (f'<h2 id=play>{both("写一首歌", "Write a song")}</h2>{article(SITE / "pages", "model")}'
+            f'<button type=button id=load>{load}</button><form id=playing hidden><div><div class=fields>{fields}</div>'
+            f'<div id=song lang=zh aria-live=polite></div></div><div><p>{strip} <output id=mean></output></p>'
+            f'<div id=strip lang=zh></div><div id=likely lang=zh></div><div id=looks></div></div></form>')
+
+
+def written(measured: list[dict]) -> dict[str, dict]:
+    """rung -> its run of the bench's experiment `rhymes`: songs on the way, and its surprise at one verse."""
+    found = {}
+    for result in measured:
+        for key, job in result['jobs'].items():
+            if key.startswith('rhymes/'):
+                found[key.split('/')[1]] = job
+    return found
+
+
+def strips(runs: dict[str, dict]) -> str:
+    """The same verse under every rung, each token tinted by the bits that it cost."""
+    rows = ''
+    for name in (name for name in SCRIPTS if name in runs):
+        tokens = [(text, bits) for text, bits in runs[name]['strip'] if text and not text.startswith('<')]
+        mean = sum(bits for _, bits in tokens) / sum(len(text) for text, _ in tokens)
+        spans = ''.join(f'<span style="--heat:{min(1, bits / len(text) / 16):.2f}" title="{bits:.1f} bit">'
+                        f'{html.escape(text).replace(chr(10), "⏎")}</span>' for text, bits in tokens)
+        rows += (f'<tr><td><a href="{name}.html">{name}</a><td><div class=strip lang=zh>{spans}</div>'
+                 f'<td>{mean:.2f}</tr>')
+    head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
+    about = both('各级照原样训练之后读这一段；颜色越深，越没料到。', 'Read by each rung after training as shipped; the '
+                 'darker, the less expected.')
+    return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th><th>'
+            f'<th>bits/char</tr>{rows}</table></div>') if rows else ''
+
+
+def growth(runs: dict[str, dict]) -> str:
+    """What one run wrote on its way, from noise to rhymes; play.js moves through it, without it the last stands."""
+    songs = [[step, song.split('\n', 1)[-1]] for step, song in runs.get('s1_control', {}).get('songs', [])]
+    if not songs:
+        return ''
+    data = json.dumps(songs, ensure_ascii=False).replace('</', '<\\/')
+    head = both('同一次训练，越写越像', 'One run, and how its songs grow')
+    step = both('步', 'steps')
+    return (f'<h2>{head}</h2><label>s1_control <input type=range id=growth min=0 max={len(songs) - 1} '
+            f'value={len(songs) - 1}></label> <output id=grown>{songs[-1][0]}</output> {step}'
+            f'<pre class=song id=song-then lang=zh tabindex=0>{html.escape(songs[-1][1])}</pre>'
+            f'<script type="application/json" id=growth-data>{data}</script>')
 
 
 def front_page(measured: list[dict]) -> str:
@@ -598,14 +715,17 @@ def front_page(measured: list[dict]) -> str:
                 'tokenizer.')
     wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
     song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
+    play, runs = playground(), written(measured)
     title = both('从零训练一个写歌词的 GPT', 'A GPT that writes song lyrics, from scratch')
     below = both('每一级，和它带来的', 'Every rung, and what it buys')
     body = (f'<div class=hero><div><h1>{title}</h1><p>{intro}</p>'
             f'<p>{how}<a class=start href="v0_char_english.html">v0_char_english →</a></p>'
-            f'<p>{run}</p><pre tabindex=0>pip install -r requirements.txt &amp;&amp; python v6_wandb.py</pre>'
+            f'<p>{run}</p><pre class=command tabindex=0>pip install -r requirements.txt &amp;&amp; '
+            f'python v6_wandb.py</pre>'
             f'{song}</div>'
-            f'{ladder(None)}</div><h2>{below}</h2><p>{bits}</p><ol class=rungs>{rungs}</ol>')
-    return page(NAME, body)
+            f'{ladder(None)}</div>{play}<h2>{below}</h2><p>{bits}</p><ol class=rungs>{rungs}</ol>'
+            f'{growth(runs)}{strips(runs)}')
+    return page(NAME, body, '<script src="model.js"></script><script src="play.js"></script>')
 
 
 def results_page(measured: list[dict]) -> str:
@@ -662,7 +782,8 @@ def build(folder: Path) -> dict[str, str]:
     for name in SCRIPTS:
         pages[f'{name}.html'] = step_page(name, measured)
         pages[f'{name}.source.html'] = source_page(name)
-    for name in ('style.css', 'page.js', 'diff.js', 'compare.js'):
+    for name in ('style.css', 'page.js', 'diff.js', 'compare.js', 'toys.js', 'model.js', 'play.js',
+                 'song-model.js'):
         pages[name] = (SITE / name).read_text(encoding='utf-8')
     pages |= {'ladder.svg': picture(False), 'ladder.en.svg': picture(True), '.nojekyll': ''}
     for name, text in pages.items():

@@ -6,6 +6,12 @@ CURRENCIES: what a rung buys -> (name, in English); style.css has a colour for e
 CURRENCIES = {'quality': ('质量', 'quality'), 'speed': ('速度', 'speed'), 'memory': ('内存', 'memory'), 'safety': ('安全', 'safety'),
               'scale': ('规模', 'scale'), 'rhyme': ('押韵', 'rhyme'), 'sight': ('可观测', 'sight')}
 
+# chip -> the leave-one-out runs of bench/settings.py that belong to it; what changes most stands on the chip
+LEFT_OUT = {
+    'v4_flash_optim': {0: ['flash attention', 'one QKV projection'], 1: ['init', 'width in the init', 'residual scaling'],
+                       2: ['weight decay', 'decay groups', 'gradient clipping', 'betas', 'fused AdamW']},
+    'v9_llama': {0: ['grouped queries'], 1: ['SwiGLU'], 2: ['RMSNorm', 'tied embeddings']},
+    'v10_muon': {0: ['Muon'], 1: ['q and k normalised']}}
 FOLDER = None                                                       # a checkpoint folder of its own
 IDEAS = {
     'v0_char_english': ('一个 GPT，从字符开始', 'a GPT, from characters up', 'quality', []),

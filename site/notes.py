@@ -96,7 +96,7 @@ NOTES = {
          '`MultiHeadAttention` takes its place and computes all heads at once.'),
         ('self.qkv = nn.Linear', '十二个头、三样东西，三十六次小乘法合成一次大的：GPU 喜欢大的。', 'Twelve heads and three things: thirty-six '
          'small products become a large one, which is what a GPU likes.'),
-        ('F.scaled_dot_product_attention', '遮罩、softmax、加权求和，在一个内核里分块做完。', 'Mask, softmax and weighted sum, in tiles inside '
+        ('F.scaled_dot_product_attention', '掩码、softmax、加权求和，在一个内核里分块做完。', 'Mask, softmax and weighted sum, in tiles inside '
          'one kernel.'),
         ('std = 0.02 * math.sqrt(768 / N_EMBED)', '一次矩阵乘法把 N_EMBED 项加起来，标准差变为 √N_EMBED 倍：0.02 适合 GPT-2 的 768，宽 128 时用它，'
          '每一层加进残差的就太小，学得慢。', 'A matrix product adds N_EMBED terms, and its deviation grows by the root of that: 0.02 suits the 768 of '
@@ -290,7 +290,7 @@ NOTES = {
          'A generator of its own: whatever else draws random numbers, step `step` sees the same windows, and two runs can be compared.'),
         ('self.query = nn.Linear', '要是直接拿 x 与 x 比，甲看乙和乙看甲的得分总相等。「找什么」和「有什么」分开，谁看谁才可以不对称。',
          'Were x compared with x, A would score B exactly as B scores A. With what I look for kept apart from what I have, looking can go one way.'),
-        ('self.register_buffer(', '遮罩不是学来的，所以不是参数；登记成 buffer，它才会跟着模型搬到 GPU 上。',
+        ('self.register_buffer(', '掩码不是学来的，所以不是参数；登记成 buffer，它才会跟着模型搬到 GPU 上。',
          'The mask is not learned, so it is no parameter; as a buffer it still moves to the GPU with the model.'),
         ('q.shape[-1] ** -0.5', '点积是 head_size 项加起来的，头越宽，得分越大。不缩小，softmax 容易全押在一个位置上，梯度几乎没有了，也就学不动了。',
          'The product adds head_size terms, so scores grow with the head. Without the scaling softmax tends to bet all on one position, which '
@@ -371,7 +371,7 @@ NOTES = {
          'learn that songs may begin in the middle.'),
         ('return tokenizer, train_data, test_data, tokens /', '损失是每个歌词 token 的平均；乘上每个字符有几个这样的 token，才是 bits/char。',
          'The loss is a mean over tokens of the lyrics; times the number of such tokens for each character, it becomes bits/char.'),
-        ('[-100] * (BLOCK_SIZE + 1 - len(piece))', '−100 是 `cross_entropy` 约定跳过的答案。补在末尾就不用另加遮罩：因果注意力里，前面的本来就看不见后面的。',
+        ('[-100] * (BLOCK_SIZE + 1 - len(piece))', '−100 是 `cross_entropy` 约定跳过的答案。补在末尾就不用另加掩码：因果注意力里，前面的本来就看不见后面的。',
          '−100 is the answer that `cross_entropy` skips. Padding at the end needs no mask of its own: with causal attention, what comes before '
          'does not see it anyway.'),
         ('hidden = ((x == LYRIC)', '`cumsum` 还是 0 的地方，「<歌词>」还没有出现，就是歌头。标记是要求，不是作品：评估时，猜中要求不算本事。',
@@ -413,7 +413,7 @@ NOTES = {
          '`practice` takes its place: a batch is not taken from the data, the model writes it on the spot.'),
         ('def train_loader', '也由 `practice` 代替：上一步更新完了才能写下一批，没有什么可以提前准备。',
          '`practice` takes its place, too: the next batch can only be written after the last update, so there is nothing to prepare.'),
-        ('if self in cache:', '前面的看不到后面的，它们的 k、v 就不会再变：存下来，不必重算。这时 q 只有最新的一个，前面全看得见，也就不用遮罩。',
+        ('if self in cache:', '前面的看不到后面的，它们的 k、v 就不会再变：存下来，不必重算。这时 q 只有最新的一个，前面全看得见，也就不用掩码。',
          'Earlier tokens do not see later ones, so their k and v never change: they are kept and not computed again. The only q is then the '
          'newest one, which may see everything, so no mask is needed.'),
         ('self.attention(self.ln1(x), rope, cache)', '每一层的 k、v 不同，所以同一个缓存传给各层，各层只存取自己的那一份。',
@@ -424,9 +424,9 @@ NOTES = {
          'Songs end at different lengths, yet all are written in step; a finished one keeps its row and gets −100, which nothing counts later.'),
         ('def compile_blocks(model, data)', '写歌时长度每步都变，编译的代码派不上用场；练的步数又少，编译花的时间多半赚不回来。',
          'While writing, the length changes at every step, and compiled code is of no use; with so few steps of practice, compiling would hardly pay.'),
-        ('ids = model.generate(', '一次只写一首，后面就没有补的 −100。末尾多了分隔符（`score` 靠它认出最后一行写完了），解码时不会显示。',
-         'With a single song there is no −100 after it. It now ends with the separator, by which `score` knows that the last line is finished; decoding does '
-         'not show it.'),
+        ('idx = torch.cat((idx, idx_next.where(', '写完的歌后面补 −100。分隔符这次也留着：`score` 靠它认出最后一行写完了，`write` 解码时它不会显示。',
+         'After the end of a song there is −100. The separator is kept this time: by it `score` knows that the last line is finished, and in `write` '
+         'decoding does not show it.'),
         ('decided = [j for j in range(begin, i)', '一首歌那么多 token，押不押韵却是韵标和末字定的：只奖罚它们，别的 token 就不会跟着沾光、受罚。',
          'Of all the tokens of a song, the mark and the last character decide the rhyme: only they are rewarded or punished, and the others '
          'do not share what they did not earn.'),

@@ -15,6 +15,15 @@ document.getElementById('language').onclick = () => {
   speak(root.dataset.lang === 'en' ? 'zh' : 'en')
   keep('lang', root.dataset.lang)
 }
+for (const pre of navigator.clipboard ? document.querySelectorAll('pre.command, pre.song') : []) {
+  const button = document.createElement('button'), text = pre.textContent.trim()
+  const label = (zh, en) => { button.innerHTML = `<span lang="zh-CN">${zh}</span><span lang="en">${en}</span>` }
+  label('复制', 'Copy')
+  button.type = 'button'
+  button.className = 'copy'
+  button.onclick = () => navigator.clipboard.writeText(text).then(() => label('已复制', 'Copied'))
+  pre.before(button)
+}
 document.getElementById('theme').onclick = () => {
   const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
   keep('theme', root.dataset.theme = dark ? 'light' : 'dark')

@@ -8,6 +8,7 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'site'))
@@ -155,9 +156,9 @@ def test_lessons_are_on_the_pages_in_both_languages():
             assert f'## {heading}' in lesson and lesson.count('<summary>') >= 1, name
             assert [line for line in lesson.splitlines() if line.startswith('## ')] != []
         page = text(f'{name}.html')
-        assert '试一试' in page and 'Try it' in page and page.count('class="rung') == len(build.RUNGS)
-        assert name not in build.RUNGS or page.count(' lit"') == 1
-    assert 'title="' in text('v4_flash_optim.html') and '<abbr' in text('v4_flash_optim.html')
+        assert '试一试' in page and 'Try it' in page and page.count('class="rung') == len(build.SCRIPTS)
+        assert page.count(' lit"') == 1
+    assert '<a class=term href="glossary.html#term-' in text('v4_flash_optim.html')
 
 
 def test_colours_stand_out_in_light_and_dark():
@@ -292,6 +293,84 @@ def test_the_bar_and_the_keyboard_go_from_change_to_change(visit):
     page.wait_for_url('**/v4_flash_optim.html')
     page.keyboard.press('Tab')                                      # the first stop leads past the header
     assert page.evaluate('document.activeElement.className') == 'skip'
+
+
+def test_terms_lead_to_the_glossary(visit):
+    page = visit('v10_muon.html', 390, locale='zh-CN')
+    term = page.locator('.text[lang=zh-CN] a.term').first
+    word = term.inner_text()
+    term.click()
+    page.wait_for_url('**/glossary.html#term-*')
+    assert word in page.locator('tr:target').inner_text()
+
+
+def test_commands_can_be_copied(visit):
+    page = visit('index.html')
+    page.context.grant_permissions(['clipboard-read', 'clipboard-write'])
+    page.locator('.copy').first.click()
+    page.wait_for_function("document.querySelector('.copy').textContent.includes('已复制')")
+    assert page.evaluate('navigator.clipboard.readText()') == 'pip install -r requirements.txt && python v6_wandb.py'
+
+
+def test_the_front_page_writes_a_song(visit):
+    """The model is loaded when asked for; the lines rhyme as asked; the strip follows what is typed, likely tokens, attention."""
+    page = visit('index.html', 390, locale='zh-CN')
+    assert page.evaluate('typeof MODELS.songs') == 'undefined' and not page.locator('#playing').is_visible()
+    page.click('#load')
+    page.wait_for_selector('#strip button')
+    page.fill('#opening', '雨落在旧站台')
+    assert page.locator('#strip button').all_inner_texts() and re.fullmatch(r'\d+\.\d\d bits/char', page.locator('#mean').inner_text())
+    page.locator('#strip button').nth(1).hover()
+    assert page.locator('#likely div').count() == 10
+    page.locator('#strip button').nth(1).click()
+    heads = page.locator('#looks button')
+    assert heads.count() == page.evaluate('MODELS.songs.config.N_LAYERS * MODELS.songs.config.N_HEADS')
+    heads.nth(1).click()
+    assert page.evaluate('getComputedStyle(document.querySelector("#strip button")).getPropertyValue("--look")') != ''
+    page.select_option('#rhyme', '江阳')
+    page.click('#playing button:not([type])')
+    page.wait_for_function('document.querySelectorAll("#song .rhymed").length > 4')
+    page.click('#stop')
+    names = page.evaluate('[...document.querySelectorAll("#song .rhymed")].map(char => char.title)')
+    assert names[0] == '怀来' and set(names[1:]) == {'江阳'}
+    assert page.locator('#song div').first.inner_text() == '雨落在旧站台' and '<' not in page.locator('#song').inner_text()
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+
+
+def test_every_toy_draws_and_answers(visit):
+    def toy(name):
+        box = visit(f'{name}.html', locale='zh-CN').locator('.toy:visible')
+        assert box.count() == 1 and box.inner_text().strip(), name
+        return box
+    names = [path.stem for path in (ROOT / 'lessons').glob('*.md') if '<!-- toy -->' in path.read_text(encoding='utf-8') and '.' not in path.stem]
+    assert len(names) >= 10
+    for name in names:
+        box = toy(name)
+        before = box.inner_html()
+        control = box.locator('input[type=range]')
+        control.first.press('ArrowRight') if control.count() else box.locator('button').first.click()
+        assert box.inner_html() != before, name
+    rope = toy('v0_char_rope')
+    before = rope.locator('p').inner_text()
+    rope.locator('input').first.press('ArrowRight')                 # both hands turn: the dot product stays
+    assert rope.locator('p').inner_text() == before
+    rope.locator('input').nth(1).press('ArrowRight')
+    assert rope.locator('p').inner_text() != before
+    numbers = toy('v3_gpt2_amp')
+    for number, expected in (('1e-8', ['9.99999994e-9', '1.00117177e-8', '0']), ('65536', ['65536', '65536', 'Infinity']),
+                             ('1.001', ['1.00100005', '1', '1.00097656'])):
+        numbers.locator('input').fill(number)
+        assert numbers.locator('td:last-child').all_inner_texts() == expected
+        kinds = (torch.float32, torch.bfloat16, torch.float16)
+        assert [torch.tensor(float(number)).to(kind).item() for kind in kinds] == pytest.approx([float(text) for text in expected], rel=1e-8)
+    merges = toy('v1_bpe_rope')
+    merges.locator('textarea').fill('等你等你等雨')
+    merges.locator('button').first.click()
+    assert merges.locator('code').all_inner_texts() == ['等你', '等你', '等', '雨']
+    ellipse = toy('v10_muon')
+    for _ in range(5):
+        ellipse.locator('input').first.press('ArrowRight')
+    assert all(0.6 < float(value) < 1.3 for value in re.findall(r'\d\.\d\d', ellipse.locator('p').inner_text()))
 
 
 def test_deep_links(visit):
