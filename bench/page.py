@@ -61,8 +61,8 @@ def marked(result: dict) -> dict[str, str]:
     where = f'{machine["cpu"]}, {machine["cores"]} cores'
     return {'page-short': f'Chromium 里每秒 {speed} 个 token（{machine["cpu"]}，{machine["cores"]} 核）；'
                           f'手机大小的页面、CPU 减到四分之一，从点「载入」到写出四行 {phone} 秒',
-            'page-short-en': f'{speed} tokens a second in Chromium ({where}); on a page of phone size, with a quarter of '
-                             f'the CPU, four lines stand {phone} seconds after the click that loads the model'}
+            'page-short-en': f'{speed} tokens a second in Chromium ({where}); on a page of phone size, with a quarter '
+                             f'of the CPU, four lines stand {phone} seconds after the click that loads the model'}
 
 
 def main():

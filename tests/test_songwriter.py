@@ -278,6 +278,23 @@ def test_only_credited_tokens_are_moved_and_towards_the_reward(s2):
     assert logits.grad[0, 1, 5] < 0 < logits.grad[0, 2, 7]          # the first becomes likelier, the second less so
 
 
+def test_a_stanza_is_compared_with_the_mean_of_the_batch(s2):
+    """Two stanzas in three rhyme: their tokens get +1/3, those of the other −2/3, all the rest nothing."""
+    good, bad = (song(s2, '天亮了', '我在路上', '风很大', last) for last in ('你在远方', '你在那里'))
+
+    class Model:
+        def generate(self, idx, stop, seed):
+            rows = [torch.tensor(ids) for ids in (good, bad, good)]
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    x, y, advantage, measures = s2.practice(Model(), s2.tokenizer, 0)
+    assert measures['reward'] == pytest.approx(2 / 3) and measures['stanzas'] == 1
+    for row, ids, expected in ((0, good, 1 / 3), (1, bad, -2 / 3)):
+        moved = {y[row, t].item(): advantage[row, t].item() for t in advantage[row].nonzero()[:, 0]}
+        [(_, positions)] = s2.score(s2.tokenizer, ids)
+        assert set(moved) == {ids[i] for i in positions} and list(moved.values()) == pytest.approx([expected] * len(moved))
+    assert len(x) == 3 and advantage.sum().item() == pytest.approx(0, abs=1e-6)
+
+
 def test_the_leash_pulls_back(s2):
     """KL is what torch says; its gradient goes to the base; padding does not count."""
     torch.manual_seed(0)
@@ -341,6 +358,15 @@ def test_practice_raises_the_reward_and_goes_on_after_a_kill_bit_for_bit(trained
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_tight_leash_keeps_the_model_where_it_was(trained, lyrics_dir, tmp_path):
+    def last_kl(weight):
+        done = run_script(practising(tmp_path / str(weight), trained, lyrics_dir, TRAIN_ITERS=5, MUON_LR=0.01, LEARNING_RATE=0.01,
+                                     MIN_LR=0.01, KL_WEIGHT=weight))
+        assert done.returncode == 0, done.stderr
+        return float(re.findall(r'KL ([\d.]+)', done.stdout)[-1])
+    assert last_kl(100.0) < last_kl(0.0) / 2
+
+
 # ---------- s3: fine-tuning; what s2 and s3 start from ----------
 def test_finetuning_learns_ones_own_songs_and_a_singer_never_seen(trained, tmp_path):
     lines = [line for song in SAMPLE[:40] for line in song['lyric'][:4]]
@@ -351,6 +377,7 @@ def test_finetuning_learns_ones_own_songs_and_a_singer_never_seen(trained, tmp_p
     done = run_script(path)
     assert done.returncode == 0, done.stderr
     lines = log_lines(done.stdout)
+    assert lines[0]['test'] < float(re.search(r'瞎猜的损失 ([\d.]+)', done.stdout)[1]) - 0.1      # it does not begin at nothing
     assert lines[-1]['test'] < lines[0]['test'] - 0.5
     best, base = (torch.load(tmp_path / f'checkpoints/{name}/best.pt', weights_only=True) for name in ('s3_finetune', 's1_control'))
     assert best['tokenizer'] == base['tokenizer'] and best['config']['BLOCK_SIZE'] == base['config']['BLOCK_SIZE'] == 128
