@@ -80,6 +80,27 @@ def ours(rung: str, data: Path, rate: float, seed: int, patches: list) -> dict:
     return {'tok_per_s': found['tok_per_s'], 'bits_per_char': report.final(found), 'curve': found['curve']}
 
 
+def marked(results: dict) -> dict[str, str]:
+    """What the results have to say, by the name of its mark in the Markdown files."""
+    made, rounds = {}, results['rounds']
+    steps = [report.reached({'curve': row['v10_muon']['curve']}, row['nanoGPT']['bits_per_char']) for row in rounds]
+    machine = results['machine']
+    where = f'{machine["cpu"]}, {machine["cores"]} cores, {results["corpus"]}, {results["steps"]} steps'
+    for suffix, header, said in (
+            ('', ['', '学习率', 'bits/char（三个种子）', 'tok/s（三轮）'],
+             'v10 走到 nanoGPT 最后的 bits/char，用了 {} 步'),
+            ('-en', ['', 'rate', 'bits/char (three seeds)', 'tok/s (three rounds)'],
+             "v10 needs {} steps for nanoGPT's final bits/char")):
+        rows = []
+        for model, tried in results['rates'].items():
+            bits, speed = ([row[model][key] for row in rounds] for key in ('bits_per_char', 'tok_per_s'))
+            rows.append([model, min(tried, key=tried.get), ', '.join(f'{one:.3f}' for one in bits),
+                         ', '.join(f'{one:,}' for one in speed)])
+        said = said.format(', '.join(map(str, steps)))
+        made[f'field{suffix}'] = f'{report.table(header, rows)}\n\n{said} ({where}).'
+    return made
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nanogpt', type=Path, required=True)

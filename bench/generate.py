@@ -47,6 +47,18 @@ def measure(model: generate.GPT, songs: int, tokens: int, use_cache: bool) -> fl
     return time.perf_counter() - started
 
 
+def marked(result: dict) -> dict[str, str]:
+    """What the results have to say, by the name of its mark in the Markdown files."""
+    machine, made = result['machine'], {}
+    rows = ''.join(f'\n| {row["model"]} | {row["songs"]} | {"✓" if row["cache"] else "—"} | {row["mib"]:.0f} | '
+                   f'{row["tok_per_s"]:.1f} |' for row in result['rows'])
+    for suffix, header in (('', '| 模型 | 一起写几首 | 缓存 | 1024 个 token 的缓存，一首几 MiB | tok/s |'),
+                           ('-en', '| model | songs at once | cache | cache of 1024 tokens, MiB a song | tok/s |')):
+        where = f'({machine["cpu"]}, {machine["cores"]} cores)'
+        made[f'generate{suffix}'] = f'{header}\n|---|---|---|---|---|{rows}\n\n{where}'
+    return made
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tokens', type=int, default=500, help='new tokens of each song (default 500)')

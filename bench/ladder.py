@@ -10,6 +10,7 @@ Stop it at will: the same command continues. Results: bench/results/<machine>-<c
 and the scripts' docstrings. How it is measured, and on what: bench/README.md.
 """
 import argparse
+import importlib.util
 import json
 import re
 import signal
@@ -105,12 +106,12 @@ def publish(found: list[dict]):
     found = sorted(found, key=lambda results: results['corpus'] != 'sample')        # what a large corpus says, counts
     for results in found:
         marks |= marked(results)
-    for path in (RESULTS / 'songwriter').glob('*.json'):
-        import songwriter
-        marks |= songwriter.marked(json.loads(path.read_text(encoding='utf-8')))
-    for path in (RESULTS / 'page').glob('*.json'):
-        import page
-        marks |= page.marked(json.loads(path.read_text(encoding='utf-8')))
+    for path in RESULTS.glob('*/*.json'):                           # those of the other benches
+        name = path.parent.name
+        spec = importlib.util.spec_from_file_location(f'bench_{name}', Path(__file__).with_name(f'{name}.py'))
+        bench = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(bench)
+        marks |= bench.marked(json.loads(path.read_text(encoding='utf-8')))
     for path in [*root.glob('README*.md'), *root.glob('lessons/*.md'), *root.glob('site/pages/*.md')]:
         text = path.read_text(encoding='utf-8')
         for name, markdown in marks.items():

@@ -80,6 +80,12 @@ def report(results: dict) -> tuple[str, str]:
     return '\n'.join(text) + '\n', plots.lines(curves, 'tokens, million', 'test loss', log=True)
 
 
+def marked(results: dict) -> dict[str, str]:
+    """What the results have to say, by the name of its mark in the Markdown files."""
+    name = f'{results["machine"]["name"]}-{re.sub("[^a-z0-9]+", "-", results["corpus"].lower())}'
+    return {'scaling': f'{report(results)[0]}\n![scaling](../../bench/results/scaling/{name}.svg)'}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--lyrics', type=Path, required=True)

@@ -393,8 +393,8 @@ NOTES = {
          'The test is counted in pieces as well: it takes this many batches to see every one of them.'),
     ],
     's2_rhyme_rl': [
-        ('一步写多少首', '好坏是与这一批的平均比出来的；一批太小，平均忽高忽低，学到的多半是噪声。',
-         'Good and bad are relative to the mean of the batch; in a small batch the mean jumps about, and what is learned is mostly noise.'),
+        ('一步写多少首', '好坏是与这一批的平均比出来的；一批小了，平均就不准，噪声也大。',
+         'Good and bad are relative to the mean of the batch; the smaller the batch, the less exact the mean and the louder the noise.'),
         ('KL_WEIGHT = 0.5', '只求押韵，模型会走捷径，翻来覆去用几个保险的字，别的都忘了。KL 量它离原来的模型多远，越远损失越大，把它拴住。',
          'If only rhymes count, the model takes the short cut: a few safe characters over and over, and the rest forgotten. KL measures how far '
          'it has moved from the original model and makes distance cost.'),
@@ -451,8 +451,8 @@ NOTES = {
          'A few dozen songs do not teach a language; it knows the language already and only has to change its voice.'),
         ("LYRICS_DIR = 'MySongs'", '歌手写一个它没见过的名字，以后凭这个名字叫出你的口吻；用它学过的歌手，两种口吻就混在一起了。',
          'Give a singer whom it has never seen, and that name will call up your voice; with one that it knows, two voices would mix.'),
-        ('MUON_LR = 0.002', '步子要小：大步先冲掉学过的，几十首歌又补不回来。',
-         'Small steps: large ones would first wash away what it has learned, which a few dozen songs cannot give back.'),
+        ('MUON_LR = 0.002', '步子只有 s1 的十分之一：学过的大半要留着，几十首歌教不出那么多。',
+         'A tenth of the steps of s1: most of what it has learned should stay, as a few dozen songs cannot teach it anew.'),
         ('WARMUP_ITERS = 10', '权重是旧的，优化器却是新的，还不知道梯度有多大：预热仍要有，短一些就行。',
          'The weights are old, but the optimizer is new and does not know the size of the gradients: it still warms up, only shorter.'),
         ('TRAIN_ITERS = 60', '歌少，走不了多少步就每首都看过好多遍；再走下去，学的就不是口吻，是背词了。',

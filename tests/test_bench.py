@@ -415,3 +415,12 @@ def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch
     table = capsys.readouterr().out
     for row in json.loads(path.read_text(encoding='utf-8'))['rows']:
         assert f'| {row["model"]} | {row["songs"]} | {row["cache"]} | {row["mib"]:.0f} | {row["tok_per_s"]:.1f} |' in table
+
+
+def test_what_the_other_benches_say_comes_from_their_results():
+    curve = [{'step': step, 'bits_per_char': 9 - step / 100} for step in (0, 100, 200)]
+    rounds = [{name: {'bits_per_char': 8.0, 'tok_per_s': 12345, 'curve': curve} for name in ('nanoGPT', 'v6_wandb', 'v10_muon')}] * 3
+    found = field.marked({'machine': describe(), 'corpus': 'poems', 'steps': 600, 'rounds': rounds, 'rates': {
+        'nanoGPT': {'0.002': 8.5, '0.004': 8.0}, 'v6_wandb': {'0.002': 8.0}, 'v10_muon': {'0.02': 8.0}}})
+    assert '| nanoGPT | 0.004 | 8.000, 8.000, 8.000 | 12,345, 12,345, 12,345 |' in found['field-en']
+    assert 'needs 100, 100, 100 steps' in found['field-en'] and 'poems, 600 steps' in found['field']
