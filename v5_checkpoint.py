@@ -8,6 +8,8 @@
 - `catch_signals`：停止信号先记下来（`received`），保存了再停；
 - 每 `PREVIEW_INTERVAL` 步试写一首，看着它进步。
 
+测得（AMD EPYC，2 核，古诗）：第 500 步被 kill -9，从第 400 步继续，丢了 10 秒，而不是全部；存一次 0.03 秒。
+
 看差异：git diff --no-index v4_flash_optim.py v5_checkpoint.py
 运行：python v5_checkpoint.py（Ctrl-C 停下，再运行就继续）
 """

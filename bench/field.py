@@ -75,7 +75,7 @@ def nanogpt(nano: Path, data: Path, rate: float, seed: int, patches: list) -> di
 def ours(rung: str, data: Path, rate: float, seed: int, patches: list) -> dict:
     constants = settings.CONTROLLED | {'LEARNING_RATE': rate, 'MIN_LR': rate / 10, 'TRAIN_ITERS': STEPS, 'SEED': seed,
                                        'EVAL_INTERVAL': 25}
-    job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 1, 'files': None}
+    job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 0, 'files': None}
     found = running.run(running.edit(rung, constants, patches), job, [], data)
     return {'tok_per_s': found['tok_per_s'], 'bits_per_char': report.final(found), 'curve': found['curve']}
 

@@ -95,16 +95,17 @@ def marked(results: dict) -> dict[str, str]:
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
                      f'buys-short{language} {rung}': dash + sentence}
-        made |= {f'without{language} {rung}': report.without(results, [rung], language == '-en')
+        lead = ('Leave one out (the rest and the number of steps unchanged; where bits/char rise, the idea was worth it):'
+                if language else '逐个去掉（别的不变，同样多的步；bits/char 升了，就是少了它变差）：')
+        made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, [rung], bool(language))}'
                  for rung in settings.WITHOUT if report.left_out(results, rung)}
     return made
 
 
-def publish(found: list[dict]):
-    """Into the Markdown files, between <!-- bench NAME --> and <!-- /bench -->, and the scripts' docstrings."""
-    root, marks = running.ROOT, {}
-    found = sorted(found, key=lambda results: results['corpus'] != 'sample')        # what a large corpus says, counts
-    for results in found:
+def everything(found: list[dict]) -> dict[str, str]:
+    """What these results and those of the other benches have to say; what a large corpus says, counts."""
+    marks = {}
+    for results in sorted(found, key=lambda results: results['corpus'] != 'sample'):
         marks |= marked(results)
     for path in RESULTS.glob('*/*.json'):                           # those of the other benches
         name = path.parent.name
@@ -112,6 +113,12 @@ def publish(found: list[dict]):
         bench = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(bench)
         marks |= bench.marked(json.loads(path.read_text(encoding='utf-8')))
+    return marks
+
+
+def publish(found: list[dict]):
+    """Into the Markdown files, between <!-- bench NAME --> and <!-- /bench -->, and the scripts' docstrings."""
+    root, marks = running.ROOT, everything(found)
     for path in [*root.glob('README*.md'), *root.glob('lessons/*.md'), *root.glob('site/pages/*.md')]:
         text = path.read_text(encoding='utf-8')
         for name, markdown in marks.items():
@@ -119,7 +126,7 @@ def publish(found: list[dict]):
             text = re.sub(rf'(<!-- bench {re.escape(name)} -->).*?(<!-- /bench -->)',
                           lambda mark, made=f'{gap}{markdown}{gap}': f'{mark[1]}{made}{mark[2]}', text, flags=re.S)
         path.write_text(text, encoding='utf-8')
-    for results in found:
+    for results in sorted(found, key=lambda results: results['corpus'] != 'sample'):
         for rung, sentence in sentences.currencies(results).items():
             script = root / f'{rung}.py'
             source = re.sub(r'\n测得（.*?\n(?=\n)', '', script.read_text(encoding='utf-8'), count=1, flags=re.S)

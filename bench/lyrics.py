@@ -21,9 +21,6 @@ import torch
 from novelty import ROOT, novelty, training_songs
 from pypinyin import Style, lazy_pinyin
 
-sys.path.insert(0, str(ROOT))
-import generate  # noqa: E402
-
 # The thirteen classes (十三辙) and their finals, as pypinyin spells them; Zhang Xunru, Beiping yinxi shisan zhe (1937)
 RHYMES = {'发花': 'a ia ua', '梭坡': 'o e uo io', '乜斜': 'ie ve', '一七': 'i v er', '姑苏': 'u', '怀来': 'ai uai',
           '灰堆': 'ei uei', '遥条': 'ao iao', '油求': 'ou iou', '言前': 'an ian uan van', '人辰': 'en in uen vn',
@@ -81,6 +78,9 @@ def shuffled(songs: list[str]) -> list[str]:
 
 def sampled(path: Path, number: int) -> list[str]:
     """Songs that the checkpoint writes, with the settings that generate.py has by default."""
+    sys.path.insert(0, str(ROOT))
+    import generate  # of the project, not the bench of this name
+
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, tokenizer = generate.load(path, device)
     options = argparse.Namespace(**{name: row[1] for name, row in generate.SETTINGS.items()})

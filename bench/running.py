@@ -75,13 +75,14 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
         (Path(folder) / f'{job["rung"]}.py').write_text(source, encoding='utf-8')
         environment = os.environ | {'PYTHONUTF8': '1', 'WANDB_MODE': 'disabled', 'HOME': folder,
                                     'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor'}        # each compiles anew
-        if not job['alone'] or job['processes'] > 1:
+        if not job['alone'] or job['processes']:                    # one thread for each process
             environment |= {'OMP_NUM_THREADS': '1', 'THP_MEM_ALLOC_ENABLE': '1'}
         if needed := settings.NEEDS.get(job['rung']):               # first the run whose checkpoint it begins with
             (Path(folder) / f'{needed}.py').write_text(edit(needed, {}), encoding='utf-8')
             subprocess.run([sys.executable, f'{needed}.py'], cwd=folder, env=environment, capture_output=True)
         launch = ['-m', 'torch.distributed.run', f'--nproc-per-node={job["processes"]}'] if job['processes'] > 1 else []
-        for _ in range(2 if 'SIGKILL' in source else 1):            # a run that kills itself is started again
+        again = 'SIGKILL' in source or job['files']                 # it kills itself; what it prepares is not counted
+        for _ in range(2 if again else 1):
             process = subprocess.Popen([sys.executable, *launch, f'{job["rung"]}.py'], cwd=folder, env=environment,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8')
             processes.append(process)

@@ -32,7 +32,7 @@ def job(width: int, layers: int, steps: int, rates: dict) -> dict:
     constants = settings.CONTROLLED | rates | {'N_EMBED': width, 'N_LAYERS': layers, 'TRAIN_ITERS': steps,
                                                'EVAL_INTERVAL': steps, 'WARMUP_ITERS': 100}
     return {'key': f'{width} wide, {layers} layers, {steps} steps', 'rung': 'v10_muon', 'constants': constants,
-            'patches': [], 'alone': steps == LARGE[-1], 'processes': 1, 'files': None}
+            'patches': [], 'alone': steps == LARGE[-1], 'processes': 0, 'files': None}
 
 
 def size(constants: dict) -> tuple[int, int]:

@@ -17,6 +17,8 @@ CONTROLLED = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'B
               'DROP_OUT': 0.0, 'WARMUP_ITERS': 200, 'EVAL_ITERS': 20, 'TRAIN_ITERS': STEPS, 'EVAL_INTERVAL': EVERY,
               'PREVIEW_INTERVAL': 10**6, 'MAX_NEW_TOKENS': 1}
 SHORT = CONTROLLED | {'TRAIN_ITERS': 60, 'EVAL_INTERVAL': 60, 'EVAL_ITERS': 1}          # for its speed or its memory
+LONG = {'BLOCK_SIZE': 1024, 'BATCH_SIZE': 2, 'TRAIN_ITERS': 20, 'EVAL_INTERVAL': 20}    # as many tokens a step
+MANY = {'BLOCK_SIZE': 256, 'BATCH_SIZE': 64, 'TRAIN_ITERS': 4, 'EVAL_INTERVAL': 4}      # too many windows for once
 
 # The rungs of a family share the peak learning rate that its first one had the lowest loss with, on the last tenth of
 # the training songs; they never see the test songs for it. MIN_LR is a tenth of it.
@@ -30,7 +32,8 @@ SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_me
 PAY_LATER = ('v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')       # compared after all BUDGETS
 NEAR = ('v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim')     # differences near their noise: three seeds
 SIZES_OF_CORPUS = (1000, 4000, 16000, 64000)        # songs, for characters against BPE
-MICRO, PROCESSES = (1, 2, 4, 8, 16), (1, 2, 4)
+MICRO, PROCESSES = (1, 4, 16, 64), (1, 2, 4)
+SHORTER = (300, 600, 900)                            # runs of v10: the shortest that reaches v6's loss
 FILES = (1, 2, 3, 4, 5)                             # of a large corpus, for the memory that it takes
 
 # v4's ideas that make it faster and leave the loss as it is: what stands in for each, by patches.
@@ -141,7 +144,7 @@ def plan(experiment: str, results: dict) -> list[dict]:
     """The jobs of an experiment. Those that follow from others' results (rates, budgets) need these first."""
     large = results['corpus'] != 'sample'
 
-    def job(key, rung, constants=None, patches=(), alone=False, processes=1, files=None):
+    def job(key, rung, constants=None, patches=(), alone=False, processes=0, files=None):
         return {'key': f'{experiment}/{rung}/{key}', 'rung': rung, 'constants': constants or {},
                 'patches': list(patches), 'alone': alone, 'processes': processes, 'files': files}
 
@@ -182,20 +185,25 @@ def plan(experiment: str, results: dict) -> list[dict]:
         case 'corpus':
             return [job(f'{songs} songs', rung, tuned(rung, MAX_SONGS=songs))
                     for songs in SIZES_OF_CORPUS for rung in ('v0_char_rope', 'v1_bpe_rope') if large]
-        case 'speed':
-            return [job(f'round {number}', rung, SHORT, alone=True)
-                    for number in SEEDS for rung in ('v4_flash_optim', 'v6_wandb', 'v8_mfu', 'v10_muon')] + [
-                    job(f'without {idea}/round {number}', 'v4_flash_optim', SHORT, edits, alone=True)
-                    for number in SEEDS for idea, (_, edits) in FASTER.items()] + [
-                    job(f'autocast {amp}, compile {compiled}/round {number}', 'v3_gpt2_amp',
-                        SHORT | {'USE_AMP': amp, 'USE_COMPILE': compiled}, alone=True)
-                    for number in SEEDS for amp in (False, True) for compiled in (False, True)]
+        case 'speed':                                               # round by round, what is compared side by side
+            return [one for number in SEEDS for one in [
+                *(job(f'round {number}', rung, SHORT, alone=True)
+                  for rung in ('v4_flash_optim', 'v6_wandb', 'v8_mfu', 'v10_muon')),
+                *(job(f'without {idea}/round {number}', 'v4_flash_optim', SHORT, edits, alone=True)
+                  for idea, (_, edits) in FASTER.items()),
+                *(job(f'windows of 1024, {how}/round {number}', 'v4_flash_optim', SHORT | LONG, edits, alone=True)
+                  for how, edits in (('flash', []), ('plain', FASTER['flash attention'][1]))),
+                *(job(f'autocast {amp}, compile {compiled}/round {number}', 'v3_gpt2_amp',
+                      SHORT | {'USE_AMP': amp, 'USE_COMPILE': compiled}, alone=True)
+                  for amp in (False, True) for compiled in (False, True))]]
         case 'own':
             return [job('longer windows', 'v0_char_rope', tuned('v0_char_rope'), LONGER),
                     job('saving', 'v5_checkpoint', SHORT | {'SAVE_INTERVAL': 20}, SAVING, alone=True),
                     job('killed', 'v5_checkpoint', {}, KILLED, alone=True),
-                    *(job(f'micro {n}', 'v7_grad_accum', SHORT | {'MICRO_BATCH_SIZE': n}, alone=True) for n in MICRO),
-                    *(job(f'{files} files', rung, SHORT | {'TRAIN_ITERS': 1}, alone=True, files=files)
+                    *(job(f'micro {n}', 'v7_grad_accum', SHORT | {'MICRO_BATCH_SIZE': n} | MANY, alone=True)
+                      for n in MICRO),
+                    *(job(f'{n} steps', 'v10_muon', tuned('v10_muon', TRAIN_ITERS=n)) for n in SHORTER),
+                    *(job(f'{files} files', rung, SHORT | {'TRAIN_ITERS': 1, 'RESUME': False}, alone=True, files=files)
                       for rung in ('v10_muon', 'v11_memmap') for files in FILES if large),
                     *(job(f'{n} processes', 'v12_ddp', SHORT, alone=True, processes=n) for n in PROCESSES)]
     return []

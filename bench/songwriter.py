@@ -22,9 +22,12 @@ from pathlib import Path
 import lyrics
 import numpy as np
 import torch
-from lyrics import generate, rhyme
+from lyrics import rhyme
 from machine import describe
 from running import ROOT, edit, save
+
+sys.path.insert(0, str(ROOT))
+import generate  # noqa: E402
 
 SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
 SEEDS, SONGS, OWN = (1, 2, 3), 200, 30

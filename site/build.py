@@ -71,7 +71,7 @@ def to_html(text: str) -> str:
     made = markdown.markdown(text, extensions=['tables', 'fenced_code', 'toc', 'sane_lists'])
     made = made.replace('<table>', '<div class=scroll tabindex=0><table>').replace('</table>', '</table></div>')
 
-    made = re.sub(r'<p>(?:<img alt="([^"]*)" src="\.\./(bench/results/[^"]*)" ?/?>)</p>', lambda match: (
+    made = re.sub(r'<p>(?:<img alt="([^"]*)" src="(?:\.\./)+(bench/results/[^"]*)" ?/?>)</p>', lambda match: (
         f'<figure><div class=scroll tabindex=0>{svg_of(ROOT / match[2], match[1])}</div></figure>'), made)
 
     def lead(match):
