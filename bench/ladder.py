@@ -95,8 +95,8 @@ def marked(results: dict) -> dict[str, str]:
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
                      f'buys-short{language} {rung}': dash + sentence}
-        lead = ('Leave one out (the rest and the number of steps unchanged; where bits/char rise, the idea was worth it):'
-                if language else '逐个去掉（别的不变，同样多的步；bits/char 升了，就是少了它变差）：')
+        lead = ('Leave one out (the rest and the number of steps unchanged; where bits/char rise, the idea was worth '
+                'it):' if language else '逐个去掉（别的不变，同样多的步；bits/char 升了，就是少了它变差）：')
         made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, [rung], bool(language))}'
                  for rung in settings.WITHOUT if report.left_out(results, rung)}
     return made
