@@ -58,10 +58,9 @@ def table(header: list, rows: list) -> str:
 def shipped(results: dict) -> str:
     """Constants as they stand: what a learner's own run should look like."""
     rows = [[f'`{rung}`', '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:]),
-             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB',
-             '{:.0%} [{:.0%}, {:.0%}]'.format(*share) if (share := rhyming(results, rung)) else '']
+             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB']
             for rung in s.RUNGS + s.BRANCH for job in by(results, f'shipped/{rung}').values()]
-    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存', '押韵的节'], rows)
+    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
 
 
 def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
@@ -70,6 +69,12 @@ def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
         rung = s.RUNGS[s.RUNGS.index(rung) - 1]
     songs = [job['rhyming'] for job in by(results, f'rhymes/{rung}').values()]
     return shares(np.array(songs[0])[:, None])[0] if songs else None
+
+
+def rhymes(results: dict) -> str:
+    rows = [[f'`{rung}`', f'{final(job):.3f}', '{:.0%} [{:.0%}, {:.0%}]'.format(*rhyming(results, rung))]
+            for rung in s.RUNGS + s.BRANCH for job in by(results, f'rhymes/{rung}').values()]
+    return table(['脚本', 'bits/char', '押韵的节'], rows)
 
 
 def climb(results: dict) -> str:
@@ -122,5 +127,5 @@ def corpus(results: dict) -> str:
 
 def tables(results: dict) -> dict[str, str]:
     """name -> Markdown of each experiment that has results."""
-    made = {'shipped': shipped, 'steps': climb, 'rates': rates, 'without': without, 'corpus': corpus}
+    made = {'shipped': shipped, 'rhymes': rhymes, 'steps': climb, 'rates': rates, 'without': without, 'corpus': corpus}
     return {name: make(results) for name, make in made.items() if by(results, name)}

@@ -36,7 +36,6 @@ SCRIPTS = [*RUNGS, *(name for name in BELOW if name not in RUNGS)]
 PAGES = {'writing': ('写歌', 'Writing songs'), 'constants': ('常量', 'Constants'), 'data': ('数据', 'Data'),
          'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
 SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
 CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
@@ -447,19 +446,20 @@ def results() -> list[dict]:
     return [result for result in found if result['machine']['name'] == found[0]['machine']['name']]
 
 
-def rhyming(name: str) -> str:
-    """How many of its stanzas rhyme, as the README's table says it."""
-    found = re.search(rf'<!-- bench rhymes-short {name} -->(.*?)<!-- /bench -->', README)
-    share = found[1].strip() if found else ''
-    return share and f'<span class=rhymes>{both(f"押韵的节 {share}", f"rhyming stanzas {share}")}</span>'
+def rhyming(name: str, measured: list[dict]) -> str:
+    """How many of its stanzas rhyme, where it has been measured."""
+    for result in measured:
+        if found := report.rhyming(result, name):
+            return f'<span class=rhymes>{both(f"押韵的节 {found[0]:.0%}", f"rhyming stanzas {found[0]:.0%}")}</span>'
+    return ''
 
 
 def bought(name: str, measured: list[dict]) -> str:
     """What the script buys in one sentence, where it has been measured."""
     for result in reversed(measured):
         if said := currencies(result).get(name):
-            return f'{both(said, currencies(result, english=True)[name])} {rhyming(name)}'
-    return rhyming(name)
+            return f'{both(said, currencies(result, english=True)[name])} {rhyming(name, measured)}'
+    return rhyming(name, measured)
 
 
 def svg_of(path: Path, label: str) -> str:
@@ -730,8 +730,8 @@ def front_page(measured: list[dict]) -> str:
 
 def results_page(measured: list[dict]) -> str:
     """Every table and plot of the bench."""
-    names = {'shipped': ('照原样运行', 'As shipped'), 'steps': ('同样多的步', 'Equal steps'),
-             'rates': ('学习率', 'Learning rates'), 'without': ('逐个去掉', 'Leave one out'),
+    names = {'shipped': ('照原样运行', 'As shipped'), 'rhymes': ('押韵', 'Rhymes'),
+             'steps': ('同样多的步', 'Equal steps'), 'rates': ('学习率', 'Learning rates'), 'without': ('逐个去掉', 'Leave one out'),
              'corpus': ('多少歌', 'How many songs')}
     corpora = {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}
     body = f'<h1>{both("实测结果", "Results")}</h1>' + article(SITE / 'pages', 'results')

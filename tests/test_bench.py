@@ -133,10 +133,11 @@ def test_every_rung_that_trains_differently_sings(tmp_path):
     for job in jobs:
         source = running.edit(job['rung'], job['constants'], job['patches'])
         assert source.index("print('song', ") < source.index("if __name__ == '__main__'") and compile(source, job['rung'], 'exec')
-    results = {'jobs': {'rhymes/v4_flash_optim/40 songs': {'rhyming': [[3, 4], [0, 1]]}}}
+    results = {'jobs': {'rhymes/v4_flash_optim/40 songs': {'rhyming': [[3, 4], [0, 1]], 'curve': [{'bits_per_char': 7.0}]}}}
     assert report.rhyming(results, 'v8_mfu') == report.rhyming(results, 'v4_flash_optim') and report.rhyming(results, 'v3_gpt2_amp') is None
     share, low, high = report.rhyming(results, 'v4_flash_optim')
     assert share == pytest.approx(0.6) and low < share < high
+    assert '| `v4_flash_optim` | 7.000 | 60% [' in report.tables(results)['rhymes']
 
 
 def test_what_is_left_out_is_told_in_the_currency_of_the_idea():
@@ -255,6 +256,7 @@ def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch)
     results = fake(['rates', 'steps', 'shipped'])
     (project / 'bench/results/here-poems.json').write_text(json.dumps(results), encoding='utf-8')
     monkeypatch.setattr(running, 'ROOT', project)
+    monkeypatch.setattr(ladder, 'RESULTS', project / 'bench/results')
     said, english = (sentences.currencies(results, english)['v9_llama'] for english in (False, True))
     for _ in range(2):
         ladder.publish([ladder.write(project / 'bench/results/here-poems.json')])
