@@ -116,7 +116,7 @@ def main():
         unfinished.replace(options.out)
     finally:                                                        # 磁盘写满、按了 Ctrl-C：不留下半个文件
         unfinished.unlink(missing_ok=True)
-    print(f'{options.out}：{kind}，{options.out.stat().st_size / 1e6:.1f} MB，llama.cpp、ollama 能读')
+    print(f'{options.out}：{kind}，{options.out.stat().st_size / 1e6:.1f} MB')
 
 
 if __name__ == '__main__':
