@@ -730,7 +730,8 @@ def front_page(measured: list[dict]) -> str:
 
 def results_page(measured: list[dict]) -> str:
     """Every table and plot of the bench."""
-    names = {'shipped': ('照原样运行', 'As shipped'), 'rhymes': ('押韵', 'Rhymes'), 'corpus': ('多少歌', 'How many songs'),
+    names = {'shipped': ('照原样运行', 'As shipped'), 'rhymes': ('押韵', 'Rhymes'),
+             'corpus': ('多少歌', 'How many songs'),
              'steps': ('同样多的步', 'Equal steps'), 'rates': ('学习率', 'Learning rates'),
              'without': ('逐个去掉', 'Leave one out')}
     corpora = {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}
