@@ -1,4 +1,4 @@
-"""把检查点变成 GGUF 文件，llama.cpp、ollama 能用。
+"""把检查点变成 GGUF 文件，llama.cpp（ollama 里的也是它）能用。
 
 v9_llama 的是一个 Llama，v10_muon 起的（s1_control 也是）是一个 Qwen3。
 
