@@ -5,7 +5,7 @@
 - 一步不再读歌词，而是写 `BATCH_SIZE` 首：`generate` 一批一起写，存下 k、v（`MultiHeadAttention`、`Block`、`GPT`）；
 - `practice` 写一批，`score` 给每一节打分，只看写出来的字：第 2、4 行押韵，字不同，没有重复的行；
 - `policy_loss`：得分比平均高的，把决定韵的 token 的概率往上推，低的往下压（REINFORCE，Williams 1992；
-  GRPO 也拿同一批的平均作比较，arXiv:2402.03300）；KL 是绳子：离 `base` 越远，损失越大，`KL_WEIGHT` 是它多紧；
+  GRPO 也拿同一批的平均作比较，arXiv:2402.03300）；KL 是缰绳：离 `base` 越远，损失越大，`KL_WEIGHT` 是它多紧；
 - 步子小、步数少（`LEARNING_RATE`、`MIN_LR`、`MUON_LR`、`WARMUP_ITERS`、`TRAIN_ITERS`），一步却久得多：评估、保存都勤
   （`EVAL_INTERVAL`、`EVAL_ITERS`、`SAVE_INTERVAL`、`PREVIEW_INTERVAL`、`LOG_INTERVAL`）；
 - 写的和练的要是同一个模型，`DROP_OUT` 是 0；一首要写得完（`MAX_NEW_TOKENS`）；
@@ -56,7 +56,7 @@ SEED = 1337                                 # 随机种子：同一个种子，�
 BATCH_SIZE = 64                             # 一步写多少首，评估一批多少段
 MICRO_BATCH_SIZE = 16 if BIG else 4         # 一份多少个窗口：显存只要放得下一份
 BLOCK_SIZE = 512 if BIG else 448            # 窗口长度（token），也就是模型能看到的上文
-KL_WEIGHT = 0.5                             # 绳子（KL）多紧；0：没有绳子
+KL_WEIGHT = 0.5                             # 缰绳（KL）多紧；0：没有缰绳
 MUON_LR = 0.001                             # Muon 的学习率的峰值：各层的矩阵
 MUON_MOMENTUM = 0.95                        # Muon 的动量
 LEARNING_RATE = 5e-4                        # AdamW 的学习率的峰值：词向量、RMSNorm

@@ -6,7 +6,7 @@
 - 歌先去重、打乱，`load_data` 再按歌曲切分：文件按歌手排序，若仍取最后 10%，测试的就是另一批歌手；
 - bits/char 按字符算，歌与歌之间的分隔算一个字符：以后一个 token 不再是一个字符，也能比。
 
-测得（AMD EPYC，2 核，自带的样本）：照原样训练 800 步，从 12.02 到 7.21 bits/char。
+测得（AMD EPYC，2 核，自带的样本）：按默认设置训练 800 步，从 12.02 到 7.21 bits/char。
 
 看差异：git diff --no-index v0_char_english.py v0_char_chinese.py
 运行：python v0_char_chinese.py（完整数据集见 ChineseLyrics/README.md；没有就用自带的样本）

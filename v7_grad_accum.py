@@ -6,8 +6,7 @@
 - `estimate_loss`、`compile_blocks` 也按这个大小来；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
-测得（AMD EPYC，2 核，古诗）：一份 1 个窗口 739，4 个窗口 738，16 个窗口 925，64 个窗口 1971 MiB（内存的峰值），
-损失一样。
+测得（AMD EPYC，2 核，古诗）：每次算 1／4／16／64 个窗口，内存峰值 739／738／925／1971 MiB，损失相同。
 
 看差异：git diff --no-index v6_wandb.py v7_grad_accum.py
 运行：python v7_grad_accum.py

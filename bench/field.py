@@ -4,10 +4,12 @@
 
 DIR is a checkout of github.com/karpathy/nanoGPT; nothing in it is changed but data/ladder/ and out-ladder/. Each
 model's peak rate is the best of the grid of ladder.py, on the last tenth of the training songs; then three rounds in
-turn, each with a seed (split, windows, weights) of its own. Losses are over whole windows of the test songs. Writes
+turn, each with a seed (split, windows, weights) of its own, and v10 once more with a quarter of the steps and of the
+warm-up. Losses are over whole windows of the test songs. Stop it at will: the same command continues. Writes
 bench/results/field/<machine>-<corpus>.json.
 """
 import argparse
+import json
 import math
 import pickle
 import re
@@ -24,6 +26,8 @@ import torch
 from machine import describe
 
 RESULTS, STEPS = running.ROOT / 'bench' / 'results' / 'field', 600
+MODELS = {'nanoGPT': settings.GRID, 'v6_wandb': settings.GRID, 'v10_muon': settings.MUON_GRID}
+QUARTER = 'v10_muon, 1/4'                           # a quarter of the steps, and of the warm-up
 
 
 def prepare(nano: Path, data: Path, seed: int, patches: list):
@@ -72,9 +76,10 @@ def nanogpt(nano: Path, data: Path, rate: float, seed: int, patches: list) -> di
             'bits_per_char': total / count / math.log(2) * len(test) / characters}
 
 
-def ours(rung: str, data: Path, rate: float, seed: int, patches: list) -> dict:
-    constants = settings.CONTROLLED | {'LEARNING_RATE': rate, 'MIN_LR': rate / 10, 'TRAIN_ITERS': STEPS, 'SEED': seed,
-                                       'EVAL_INTERVAL': 25}
+def ours(rung: str, data: Path, rate: float, seed: int, patches: list, part: int = 1) -> dict:
+    constants = settings.CONTROLLED | {'LEARNING_RATE': rate, 'MIN_LR': rate / 10, 'SEED': seed, 'EVAL_INTERVAL': 25,
+                                       'TRAIN_ITERS': STEPS // part,
+                                       'WARMUP_ITERS': settings.CONTROLLED['WARMUP_ITERS'] // part}
     job = {'rung': rung, 'constants': constants, 'patches': patches, 'alone': True, 'processes': 0, 'files': None}
     found = running.run(running.edit(rung, constants, patches), job, [], data)
     return {'tok_per_s': found['tok_per_s'], 'bits_per_char': report.final(found), 'curve': found['curve']}
@@ -82,21 +87,22 @@ def ours(rung: str, data: Path, rate: float, seed: int, patches: list) -> dict:
 
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
-    made, rounds = {}, results['rounds']
+    made, rounds, machine = {}, results['rounds'], results['machine']
     steps = [report.reached({'curve': row['v10_muon']['curve']}, row['nanoGPT']['bits_per_char']) for row in rounds]
-    machine = results['machine']
-    where = f'{machine["cpu"]}, {machine["cores"]} cores, {results["corpus"]}, {results["steps"]} steps'
-    for suffix, header, said in (
-            ('', ['', '学习率', 'bits/char（三个种子）', 'tok/s（三轮）'],
-             'v10 走到 nanoGPT 最后的 bits/char，用了 {} 步'),
-            ('-en', ['', 'rate', 'bits/char (three seeds)', 'tok/s (three rounds)'],
-             "v10 needs {} steps for nanoGPT's final bits/char")):
+    where = f'{machine["cpu"]}, {machine["cores"]} cores, {results["corpus"]}'
+    for suffix, header, quarter, said in (
+            ('', ['', '学习率', 'bits/char（三个种子）', 'tok/s（三轮）'], 'v10_muon，{} 步',
+             '三个种子下，v10 分别用 {} 步，就到了 nanoGPT 训练 {total} 步的 bits/char'),
+            ('-en', ['', 'rate', 'bits/char (three seeds)', 'tok/s (three rounds)'], 'v10_muon, {} steps',
+             "v10 has after {} steps (three seeds) the bits/char that nanoGPT has after {total}")):
         rows = []
-        for model, tried in results['rates'].items():
+        for model in rounds[0]:
             bits, speed = ([row[model][key] for row in rounds] for key in ('bits_per_char', 'tok_per_s'))
-            rows.append([model, min(tried, key=tried.get), ', '.join(f'{one:.3f}' for one in bits),
+            tried = results['rates'][model.split(',')[0]]
+            name = quarter.format(results['steps'] // 4) if model == QUARTER else model
+            rows.append([name, min(tried, key=tried.get), ', '.join(f'{one:.3f}' for one in bits),
                          ', '.join(f'{one:,}' for one in speed)])
-        said = said.format(', '.join(map(str, steps)))
+        said = said.format(', '.join(map(str, steps)), total=results['steps'])
         made[f'field{suffix}'] = f'{report.table(header, rows)}\n\n{said} ({where}).'
     return made
 
@@ -107,24 +113,32 @@ def main():
     parser.add_argument('--lyrics', type=Path)
     parser.add_argument('--corpus', default='sample')
     options = parser.parse_args()
-    machine, tried, rounds = describe(), {}, []
+    machine = describe()
+    path = RESULTS / f'{machine["name"]}-{re.sub("[^a-z0-9]+", "-", options.corpus.lower())}.json'
+    path.parent.mkdir(exist_ok=True, parents=True)
+    results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    results = {'rates': {}, 'rounds': [{} for _ in settings.SEEDS]} | results | {
+        'machine': machine, 'corpus': options.corpus, 'steps': STEPS}
     with tempfile.TemporaryDirectory() as folder:
         data = running.link(running.files_of(options.lyrics), Path(folder))
 
         def run(model, rate, seed, patches=()):
-            function, what = (nanogpt, options.nanogpt) if model == 'nanoGPT' else (ours, model)
-            return function(what, data, rate, seed, patches)
+            name, _, part = model.partition(', 1/')
+            found = (nanogpt(options.nanogpt, data, rate, seed, patches) if name == 'nanoGPT' else
+                     ours(name, data, rate, seed, patches, int(part or 1)))
+            print(model, rate, seed, found['bits_per_char'], found['tok_per_s'], flush=True)
+            return found
 
-        models = {'nanoGPT': settings.GRID, 'v6_wandb': settings.GRID, 'v10_muon': settings.MUON_GRID}
-        for model, grid in models.items():
-            tried[model] = {rate: run(model, rate, 1, settings.VALIDATION)['bits_per_char'] for rate in grid}
-            print(model, tried[model], flush=True)
-        for seed in settings.SEEDS:
-            rounds.append({model: run(model, min(tried[model], key=tried[model].get), seed) for model in models})
-            print({model: (row['bits_per_char'], row['tok_per_s']) for model, row in rounds[-1].items()}, flush=True)
-    RESULTS.mkdir(exist_ok=True, parents=True)
-    running.save(RESULTS / f'{machine["name"]}-{re.sub("[^a-z0-9]+", "-", options.corpus.lower())}.json',
-                 {'machine': machine, 'corpus': options.corpus, 'steps': STEPS, 'rates': tried, 'rounds': rounds})
+        for model, grid in MODELS.items():
+            tried = results['rates'].setdefault(model, {})
+            for rate in (rate for rate in map(str, grid) if rate not in tried):
+                tried[rate] = run(model, float(rate), 1, settings.VALIDATION)['bits_per_char']
+                running.save(path, results)
+        for seed, row in zip(settings.SEEDS, results['rounds'], strict=True):
+            for model in (model for model in (*MODELS, QUARTER) if model not in row):
+                tried = results['rates'][model.split(',')[0]]
+                row[model] = run(model, float(min(tried, key=tried.get)), seed)
+                running.save(path, results)
 
 
 if __name__ == '__main__':

@@ -40,7 +40,7 @@ def write(path: Path) -> dict:
     body = [f'# {results["corpus"]}: {machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores',
             f'{machine["system"]}, Python {machine["python"]}, '
             + ', '.join(f'{name} {version}' for name, version in machine['packages'].items())]
-    body += [f'## {name}\n\n{text}' for name, text in report.tables(results).items()]
+    body += [f'## {name}\n\n{text}' for name, text in report.tables(results, english=True).items()]
     path.with_suffix('.md').write_text('\n\n'.join(body) + '\n', encoding='utf-8')
     for name, svg in plots.figures(results).items():
         path.with_suffix('').mkdir(exist_ok=True)
@@ -81,23 +81,29 @@ def plot(results: dict, rung: str) -> str:
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     corpus, (chinese, english) = results['corpus'], places(results)
-    made = {f'{corpus} {name}': markdown for name, markdown in report.tables(results).items()}
+    made = {}
+    songs = {}
     for rung in settings.RUNGS + settings.BRANCH:
         for job in report.by(results, f'shipped/{rung}').values():
             song = job.get('song', '').splitlines()
             curve = ' → '.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'])
-            printed = ['```text', *job['log'], '', *song[:12], '```', ''] if job.get('log') else []
-            made[f'{corpus} log {rung}'] = '\n'.join([*printed, f'bits/char {curve}'])
+            other = songs.setdefault(tuple(song), rung)             # the first that wrote this song
+            for language, same in (('', f'写的歌与 `{other}` 的一样。'), ('-en', f'Its song is that of `{other}`.')):
+                printed = ['```text', *job['log'], *(['', *song[:12]] if other == rung else []), '```', '']
+                made[f'{corpus} log{language} {rung}'] = '\n'.join([
+                    *(printed if job.get('log') else []), *([] if other == rung else [same, '']), f'bits/char {curve}'])
             made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
         if share := report.rhyming(results, rung):
             made[f'rhymes-short {rung}'] = f'{share[0]:.0%}'
-    for language, where, dash in (('', f'（{chinese}）。', '：'), ('-en', f' ({english}).', ': ')):
+    short = chinese.split('，')[-1].removeprefix('自带的'), english.split(', ')[-1].removeprefix('the shipped ')
+    for language, where, dash, shortly in (('', f'（{chinese}）。', '：', f'（{short[0]}）'),
+                                           ('-en', f' ({english}).', ': ', f' ({short[1]})')):
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
-                     f'buys-short{language} {rung}': dash + sentence}
+                     f'buys-short{language} {rung}': dash + sentence + shortly}
         lead = ('Leave one out (the rest and the number of steps unchanged; where bits/char rise, the idea was worth '
                 'it):' if language else '逐个去掉（别的不变，同样多的步；bits/char 升了，就是少了它变差）：')
-        made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, [rung], bool(language))}'
+        made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, bool(language), [rung])}'
                  for rung in settings.WITHOUT if report.left_out(results, rung)}
     return made
 

@@ -55,12 +55,12 @@ def table(header: list, rows: list) -> str:
     return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
 
 
-def shipped(results: dict) -> str:
-    """Constants as they stand: what a learner's own run should look like."""
-    rows = [[f'`{rung}`', '，'.join(f'{point["step"]}: {point["bits_per_char"]:.2f}' for point in job['curve'][1:]),
-             f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB']
+def shipped(results: dict, english: bool = False) -> str:
+    """Constants as they stand: what a learner's own run should end with."""
+    rows = [[f'`{rung}`', f'{final(job):.3f}', f'{job["tok_per_s"]:,}', f'{job["peak_memory"] / 2**30:.1f} GiB']
             for rung in s.RUNGS + s.BRANCH for job in by(results, f'shipped/{rung}').values()]
-    return table(['脚本', '各步的 bits/char', '最后', 'tok/s', '内存'], rows)
+    return table(['script', 'bits/char', 'tok/s', 'memory'] if english else
+                 ['脚本', 'bits/char', 'tok/s', '内存'], rows)
 
 
 def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
@@ -71,32 +71,38 @@ def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
     return shares(np.array(songs[0])[:, None])[0] if songs else None
 
 
-def rhymes(results: dict) -> str:
+def rhymes(results: dict, english: bool = False) -> str:
     rows = [[f'`{rung}`', f'{final(job):.3f}', '{:.0%} [{:.0%}, {:.0%}]'.format(*rhyming(results, rung))]
             for rung in s.RUNGS + s.BRANCH for job in by(results, f'rhymes/{rung}').values()]
-    return table(['脚本', 'bits/char', '押韵的节'], rows)
+    return table(['script', 'bits/char', 'rhyming stanzas'] if english else ['脚本', 'bits/char', '押韵的节'], rows)
 
 
-def climb(results: dict) -> str:
+def climb(results: dict, english: bool = False) -> str:
+    """After equal steps, the mean of the seeds; after as many characters as the rungs of characters read."""
     rows = []
+    others, same = (('other test songs', 'same training, other rounding') if english else
+                    ('测试歌曲不同', '训练没有变，只差舍入'))
     for rung in s.RUNGS[1:]:
         if jobs := by(results, f'steps/{rung}'):
             same_text = by(results, f'characters/{rung}')
-            note = ('测试集不同' if rung in s.RUNGS[-2:] else '训练没有变' if rung in s.SAME_TRAINING
-                    else signed(change(results, rung)))
-            rows.append([f'`{rung}`', f'{s.rate(results, rung):g}', f'{final(jobs["seed 1"]):.3f}', note,
-                         f'{final(same_text["seed 1"]):.3f}' if same_text else ''])
-    return table(['脚本', '学习率', f'{s.STEPS} 步后的 bits/char', '比上一级', '读同样多的字'], rows)
+            note = (others if rung in s.RUNGS[-2:] else same if rung in s.SAME_TRAINING else
+                    signed(change(results, rung)))
+            rows.append([f'`{rung}`', f'{s.rate(results, rung):g}', f'{statistics.mean(map(final, jobs.values())):.3f}',
+                         note, f'{final(same_text["seed 1"]):.3f}' if same_text else ''])
+    return table(['script', 'rate', f'bits/char after {s.STEPS} steps', 'against the rung below',
+                  'after as many characters'] if english else
+                 ['脚本', '学习率', f'{s.STEPS} 步后的 bits/char', '比上一级', '读同样多的字'], rows)
 
 
-def rates(results: dict) -> str:
+def rates(results: dict, english: bool = False) -> str:
     rows = []
     for rung, *_ in s.FAMILIES:
         for steps in sorted({s.STEPS, *s.BUDGETS}):
             if jobs := by(results, f'rates/{rung}/{steps} steps'):
                 tried = ' '.join(f'{key.split()[1]}: {final(job):.3f}' for key, job in jobs.items())
                 rows.append([f'`{rung}`', steps, tried, f'{s.rate(results, rung, steps):g}'])
-    return table(['同组中的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
+    return table(['first of its family', 'steps', 'bits/char of each rate, validation songs', 'chosen'] if english else
+                 ['同组中的第一级', '步数', '各学习率在验证歌曲上的 bits/char', '取'], rows)
 
 
 def left_out(results: dict, rung: str) -> dict[str, tuple[str, str]]:
@@ -112,20 +118,20 @@ def left_out(results: dict, rung: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def without(results: dict, rungs=tuple(s.WITHOUT), english: bool = False) -> str:
+def without(results: dict, english: bool = False, rungs=tuple(s.WITHOUT)) -> str:
     rows = [[f'`{rung}`', idea if english else chinese, change] for rung in rungs
             for idea, (chinese, change) in left_out(results, rung).items()]
     return table(['script', 'without', 'change'] if english else ['脚本', '去掉', '变化'], rows)
 
 
-def corpus(results: dict) -> str:
+def corpus(results: dict, english: bool = False) -> str:
     chars, bpe = by(results, 'corpus/v0_char_rope'), by(results, 'corpus/v1_bpe_rope')
     rows = [[f'{songs:,}', f'{final(chars[f"{songs} songs"]):.3f}', f'{final(bpe[f"{songs} songs"]):.3f}']
             for songs in s.SIZES_OF_CORPUS if f'{songs} songs' in chars.keys() & bpe.keys()]
-    return table(['歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
+    return table(['songs' if english else '歌的数目', '`v0_char_rope`', '`v1_bpe_rope`'], rows)
 
 
-def tables(results: dict) -> dict[str, str]:
+def tables(results: dict, english: bool = False) -> dict[str, str]:
     """name -> Markdown of each experiment that has results."""
-    made = {'shipped': shipped, 'rhymes': rhymes, 'steps': climb, 'rates': rates, 'without': without, 'corpus': corpus}
-    return {name: make(results) for name, make in made.items() if by(results, name)}
+    made = {'shipped': shipped, 'steps': climb, 'without': without, 'corpus': corpus, 'rhymes': rhymes, 'rates': rates}
+    return {name: make(results, english) for name, make in made.items() if by(results, name)}

@@ -4,14 +4,14 @@ import statistics
 from contextlib import suppress
 
 import settings as s
-from report import best, by, change, final, median, signed
+from report import below, best, by, change, final, median, signed
 
 
 def learned(rung):
     def sentence(results, jobs):
         curve = jobs[f'shipped/{rung}/whole run']['curve']
         first, last, steps = curve[0]['bits_per_char'], curve[-1]['bits_per_char'], curve[-1]['step']
-        return (f'照原样训练 {steps} 步，从 {first:.2f} 到 {last:.2f} bits/char',
+        return (f'按默认设置训练 {steps} 步，从 {first:.2f} 到 {last:.2f} bits/char',
                 f'as shipped, from {first:.2f} to {last:.2f} bits/char in {steps} steps')
     return sentence
 
@@ -27,7 +27,7 @@ def rope(results, jobs):
     longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
     gain = signed(change(results, 'v0_char_rope'))
     one, two, four = (f'{loss:.2f}' for loss in longer)
-    return (f'{s.STEPS} 步，{gain} bits/char；窗口比训练时长一倍、三倍，损失从 {one} 到 {two}、{four}',
+    return (f'{s.STEPS} 步，{gain} bits/char；窗口拉到训练时的 2 倍、4 倍，损失从 {one} 升到 {two}、{four}',
             f'{gain} bits/char after {s.STEPS} steps; in windows two and four times as long as those trained on, the loss '
             f'goes from {one} to {two} and {four}')
 
@@ -39,16 +39,20 @@ def paying(rung):
                  if by(results, f'rates/{rung}/{n} steps') and by(results, f'rates/{other}/{n} steps')]
         if not found:
             raise KeyError(rung)
-        return (f'与 {other} 相比（各取最佳学习率）：{"，".join(f"{n} 步 {gain}" for n, gain in found)} bits/char',
-                f'against {other}, each at its best rate: {", ".join(f"{gain} after {n}" for n, gain in found)} steps, '
+        return (f'验证歌曲上与 {other} 相比，各取最佳学习率：{"，".join(f"{n} 步 {gain}" for n, gain in found)} bits/char',
+                f'on validation songs, against {other}, each at its best rate: {", ".join(f"{gain} after {n}" for n, gain in found)} steps, '
                 'in bits/char')
     return sentence
 
 
 def bpe(results, jobs):
-    tokens, later = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1']), paying('v1_bpe_rope')(results, jobs)
-    return (f'一个 token 是 {tokens:.2f} 个字，一步读的文字也是这么多倍；{later[0]}',
-            f'a token is {tokens:.2f} characters, and a step reads that much more text; {later[1]}')
+    tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
+    found = [(f'{n:,}', signed([final(jobs[f'corpus/v1_bpe_rope/{n} songs']) - final(jobs[f'corpus/v0_char_rope/{n} songs'])]))
+             for n in s.SIZES_OF_CORPUS]
+    return (f'一个 token 是 {tokens:.2f} 个字{"（几乎没有可合并的词）" * (tokens < 1.1)}，一步读的文字也是这么多倍；与 v0_char_rope 相比，语料有'
+            f'{"，".join(f" {n} 首时 {gain}" for n, gain in found)} bits/char',
+            f'a token is {tokens:.2f} characters, and a step reads that much more text; against v0_char_rope '
+            f'{", ".join(f"{gain} with {n}" for n, gain in found)} songs, in bits/char')
 
 
 def recipe(results, jobs):
@@ -84,9 +88,9 @@ def checkpoint(results, jobs):
 
 def accumulation(results, jobs):
     memory = [(n, jobs[f'own/v7_grad_accum/micro {n}']['peak_memory'] / 2**20) for n in s.MICRO]
-    return (f'一份 {"，".join(f"{n} 个窗口 {mib:.0f}" for n, mib in memory)} MiB（内存的峰值），损失一样',
-            f'peak memory with {", ".join(f"{mib:.0f} MiB for {n}" for n, mib in memory)} windows at a time; the loss is '
-            'the same')
+    windows, mib = ('／'.join(f'{value:.0f}' for value in column) for column in zip(*memory))
+    return (f'每次算 {windows} 个窗口，内存峰值 {mib} MiB，损失相同',
+            f'with {windows} windows at a time the peak of memory is {mib} MiB; the loss is the same'.replace('／', ' / '))
 
 
 def mfu(results, jobs):
@@ -95,9 +99,10 @@ def mfu(results, jobs):
 
 
 def llama(results, jobs):
-    loss, gain = final(jobs['steps/v9_llama/seed 1']), signed(change(results, 'v9_llama'))
-    return (f'参数少四分之一，{s.STEPS} 步到 {loss:.3f} bits/char（{gain}）',
-            f'a quarter fewer parameters, {loss:.3f} bits/char after {s.STEPS} steps ({gain})')
+    ours, other = jobs['steps/v9_llama/seed 1'], below('v9_llama')
+    gain, fewer = signed(change(results, 'v9_llama')), 1 - ours['parameters'] / jobs[f'steps/{other}/seed 1']['parameters']
+    return (f'参数少 {fewer:.0%}，{s.STEPS} 步到 {final(ours):.3f} bits/char，比 {other} {gain}',
+            f'{fewer:.0%} fewer parameters, {final(ours):.3f} bits/char after {s.STEPS} steps, {gain} against {other}')
 
 
 def muon(results, jobs):
@@ -123,10 +128,10 @@ def memmap(results, jobs):
 def ddp(results, jobs):
     runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in s.PROCESSES]
     sent = 4 * runs[0][1]['parameters'] / 1e6
-    speeds = [(n, f'{job["tok_per_s"]:,}', f'{job["curve"][-1]["test"]:.4f}') for n, job in runs]
-    return (f'{"，".join(f"{n} 个进程 {speed} tok/s（损失 {loss}）" for n, speed, loss in speeds)}；一步发 {sent:.1f} MB',
-            f'{", ".join(f"{n} processes {speed} tok/s (loss {loss})" for n, speed, loss in speeds)}; {sent:.1f} MB are sent '
-            'per step')
+    counts, speeds, losses = zip(*((str(n), f'{job["tok_per_s"]:,}', f'{job["curve"][-1]["test"]:.4f}') for n, job in runs))
+    return (f'{"／".join(counts)} 个进程，各用一个线程：{"／".join(speeds)} tok/s，损失 {"／".join(losses)}；一步发 {sent:.1f} MB',
+            f'{" / ".join(counts)} processes of one thread each: {" / ".join(speeds)} tok/s, loss {" / ".join(losses)}; '
+            f'{sent:.1f} MB are sent per step')
 
 
 SENTENCES = {'v0_char_english': learned('v0_char_english'), 'v0_char_chinese': learned('v0_char_chinese'),

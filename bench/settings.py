@@ -29,7 +29,7 @@ GRID = (2e-3, 4e-3, 8e-3)
 MUON_GRID = (2e-2, 4e-2, 8e-2)                      # of the word vectors; the matrices have their own rate
 VALIDATION = [('songs = load_songs()\n', 'songs = load_songs()\n    songs = songs[:int(0.9 * len(songs))]\n')]
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_memmap', 'v12_ddp'}
-PAY_LATER = ('v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')       # compared after all BUDGETS
+PAY_LATER = ('v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')               # compared after all BUDGETS
 NEAR = ('v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim')     # differences near their noise: three seeds
 SIZES_OF_CORPUS = (1000, 4000, 16000, 64000)        # songs, for characters against BPE
 MICRO, PROCESSES = (1, 4, 16, 64), (1, 2, 4)
@@ -171,7 +171,8 @@ def plan(experiment: str, results: dict) -> list[dict]:
         case 'rates':
             return [job(f'{steps} steps/rate {peak}', rung, CONTROLLED | {
                         'LEARNING_RATE': peak, 'MIN_LR': peak / 10, 'TRAIN_ITERS': steps}, VALIDATION)
-                    for rung, *_ in FAMILIES for steps in (BUDGETS if rung in PAY_LATER and large else [STEPS])
+                    for steps in sorted({STEPS, *BUDGETS}) for rung, *_ in FAMILIES
+                    if steps == STEPS or rung in PAY_LATER and large
                     for peak in grid(results, rung, steps)]
         case 'steps':
             return [job(f'seed {seed}', rung, tuned(rung, SEED=seed))

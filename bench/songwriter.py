@@ -273,8 +273,8 @@ def finetune(work: Path) -> dict:
 MEASURES = list(zip(lyrics.NAMES, ('押韵的节', '相邻两行押韵', '相邻两行一样长', '重复的行', 'distinct-2（一首之内）')))
 KINDS = [('announced rhyme', '自己标的韵，照做'), ('asked rhyme', '要求的韵，照做'),
          ('asked rhyme, redrawn', '要求的韵，不合就重写'), ('asked length', '要求的字数，照做')]
-RUNS = {'before': '练习之前', 'leash': '有绳子', 'no leash': '没有绳子', 'leash, large steps': '有绳子，五倍的步子',
-        'no leash, large steps': '没有绳子，五倍的步子', 'same character counts': '没有绳子，五倍的步子，同字也算'}
+RUNS = {'before': '练习之前', 'leash': '有缰绳', 'no leash': '没有缰绳', 'leash, large steps': '有缰绳，五倍的步子',
+        'no leash, large steps': '没有缰绳，五倍的步子', 'same character counts': '没有缰绳，五倍的步子，同字也算'}
 
 
 def percent(value: float) -> str:

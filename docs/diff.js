@@ -18,6 +18,8 @@ chips.forEach(chip => {
     chips.forEach(other => other.setAttribute('aria-pressed', other === chip && !pressed))
     for (const hunk of diff.querySelectorAll('.hunk'))
       hunk.classList.toggle('away', !pressed && !hunk.dataset.ideas.split(' ').includes(chip.dataset.idea))
+    const fold = diff.querySelector('.plumbing')
+    fold?.classList.toggle('away', !fold.querySelector('.hunk:not(.away)'))
     where()
   }
 })
@@ -37,6 +39,8 @@ function where() {
   const [hunks, at] = current()
   position.textContent = `${Math.max(at + 1, 0)} / ${hunks.length}`
   if (hunks.length) select.value = hunks[Math.max(at, 0)].id
+  document.getElementById('previous').disabled = at <= 0
+  document.getElementById('following').disabled = at >= hunks.length - 1
 }
 function show(hunk) {
   for (let fold = hunk.closest('details'); fold; fold = fold.parentElement.closest('details')) fold.open = true
@@ -69,7 +73,7 @@ addEventListener('keydown', event => {
   else if (event.key === 'k') go(-1)
   else if (/^Arrow(Left|Right)$/.test(event.key)) {
     const link = document.querySelector(event.key === 'ArrowLeft' ? 'a[rel=prev]' : 'a[rel=next]')
-    if (!link || event.target.closest('pre, .scroll')) return        // a wide figure scrolls with the arrows
+    if (!link || event.target.closest('pre, .scroll, button')) return        // a wide figure scrolls with the arrows
     link.click()
   } else return
   event.preventDefault()

@@ -1,6 +1,9 @@
 // The front page's model: it writes on from a line, and shows how much each character surprised it.
 const $ = id => document.getElementById(id)
 const say = (zh, en) => `<span lang="zh-CN">${zh}</span><span lang="en">${en}</span>`
+const FINALS = {                                      // what a rhyme class sounds like
+  发花: 'a', 梭坡: 'o、e', 乜斜: 'ie、üe', 一七: 'i、ü', 姑苏: 'u', 怀来: 'ai', 灰堆: 'ei、ui', 遥条: 'ao', 油求: 'ou、iu', 言前: 'an',
+  人辰: 'en、in', 江阳: 'ang', 中东: 'eng、ong' }
 let writer, running = 0                               // which song is being written: a newer one ends the older
 
 $('load').onclick = () => {                           // a classic script: opened from disk, a page may not fetch
@@ -10,7 +13,8 @@ $('load').onclick = () => {                           // a classic script: opene
   script.src = 'song-model.js'
   script.onload = () => {
     writer = new Writer(MODELS.songs)
-    const option = value => Object.assign(document.createElement('option'), { value, textContent: value })
+    const option = value => Object.assign(document.createElement('option'), { value,
+      textContent: FINALS[value] ? `${value}（${FINALS[value]}）` : value })
     $('mood').append(...writer.moods.map(option))
     $('rhyme').append(...writer.classes.filter(name => name !== '无').map(option))
     $('load').hidden = true
@@ -37,6 +41,7 @@ function shown(text) {                                // a line, the character t
 }
 
 async function compose() {
+  $('copy').innerHTML = say('复制', 'Copy')
   const mine = ++running, wishes = { lines: lines(), mood: $('mood').value, rhyme: $('rhyme').value }
   $('song').replaceChildren(...wishes.lines.map(shown))
   $('stop').disabled = false
@@ -62,6 +67,7 @@ $('stop').onclick = () => {
   $('stop').disabled = true
 }
 $('copy').onclick = () => navigator.clipboard?.writeText([...$('song').children].map(line => line.textContent).join('\n'))
+  .then(() => { $('copy').innerHTML = say('已复制', 'Copied') })
 $('temperature').oninput = () => { $('degrees').textContent = $('temperature').value }
 
 // ---------- the surprise strip ----------
@@ -100,6 +106,8 @@ function likely(n) {                                  // what it would have expe
   }))
 }
 
+const press = (box, chosen) => [...box.children].forEach(other => other.setAttribute('aria-pressed', other === chosen))
+
 function look(n) {                                    // where this token's attention looks: choose a layer and a head
   const looks = reader.model.attention[tokens[n].at]
   const show = head => tokens.forEach(({ at }, m) =>
@@ -108,10 +116,14 @@ function look(n) {                                    // where this token's atte
     const button = document.createElement('button')
     button.type = 'button'
     button.innerHTML = say(`层 ${layer + 1} 头 ${h + 1}`, `layer ${layer + 1} head ${h + 1}`)
-    button.onclick = () => show(head)
+    button.onclick = () => {
+      press($('looks'), button)
+      show(head)
+    }
     return button
   })))
-  show(looks[looks.length - 1][0])
+  press($('strip'), $('strip').children[n])
+  $('looks').lastChild.click()
 }
 
 // ---------- the songs of one run ----------

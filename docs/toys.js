@@ -184,11 +184,11 @@ const TOYS = {
     let step = 0
     const show = () => {
       const rows = [0, 1, 2, 3].map(rank => {
-        const windows = [0, 1].map(n => step * 8 + rank * 2 + n)
-        return [rank, windows, windows.reduce((sum, n) => sum + (n * 7 % 5 - 2), 0)]
+        const windows = [0, 1].map(n => step * 8 + n * 4 + rank)
+        return [rank, windows, windows.reduce((sum, n) => sum + (n * 7 % 5 - 1), 0)]
       })
       const total = rows.reduce((sum, [, , mine]) => sum + mine, 0)
-      const names = say('进程 它的窗口 自己的梯度 加起来，人人有', 'process its_windows its_gradient the_sum,_for_all').split(' ')
+      const names = say('进程 它的窗口 自己的梯度 总和（每个进程都拿到）', 'process its_windows its_gradient the_sum,_for_all').split(' ')
       table.innerHTML = `<table><tr>${names.map(name => `<th>${name.replaceAll('_', ' ')}`).join('')}</tr>` +
         rows.map(([rank, windows, mine]) => `<tr><td>${rank}<td>${windows.join(', ')}<td>${mine}<td>${total}</tr>`)
           .join('') + '</table>'

@@ -33,9 +33,19 @@ from settings import RUNGS  # noqa: E402
 BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
     's1_control': 'v10_muon', 's2_rhyme_rl': 's1_control', 's3_finetune': 's1_control'}
 SCRIPTS = [*RUNGS, *(name for name in BELOW if name not in RUNGS)]
-PAGES = {'writing': ('写歌', 'Writing songs'), 'constants': ('常量', 'Constants'), 'data': ('数据', 'Data'),
-         'faq': ('常见问题', 'FAQ'), 'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
+PAGES = {'writing': ('命令行写歌', 'Writing songs'), 'constants': ('常量', 'Constants'),
+         'data': ('数据和检查点', 'Data and checkpoints'), 'faq': ('常见问题和硬件', 'FAQ and hardware'),
+         'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
+ASIDE = {'v12_ddp': ['s1_control'], 's2_rhyme_rl': ['s3_finetune']}       # where to go from the ends
 SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
+CORPORA = {'sample': ('样本', 'sample'), 'classical poems': ('古诗', 'classical poems')}
+CAPTIONS = {                                                        # of the plots, in this order
+    'waterfall': ('每一级让 bits/char 变了多少', 'what each rung changes'),
+    'budgets': ('训练多久，各级才值得', 'how long a run must be for a rung to pay'),
+    'v1-corpus': ('歌越多，子词越值得吗？', 'do sub-words pay where there are more songs?'),
+    'v7-memory': ('v7：每次算几个窗口，占多少内存', 'v7: windows at a time, and memory'),
+    'v11-memory': ('v11：数据多了，占多少内存', 'v11: more data, and memory'),
+    'v12-speed': ('v12：几个进程，多快', 'v12: processes, and speed')}
 CONTEXT = 3                                                         # unchanged lines shown around a change
 # the first that fits; what is not here has the colour of plain text
 CLASSES = [(T.Comment, 'c'), (T.String, 's'), (T.Keyword, 'k'), (T.Operator.Word, 'k'), (T.Name.Function, 'f'),
@@ -78,7 +88,7 @@ def to_html(text: str) -> str:
         return f'<a href="{target}">{match[2]}</a>' if target else match[2]
     # commands can be copied, drawings are never wrapped
     made = re.sub(r'<pre>(?=<code>(?:pip|python|git|torchrun) )', '<pre class=command tabindex=0>', made)
-    made = re.sub(r'<pre>(?=[^<]*<code[^<]*[│└┌┬─])', '<pre class=drawn tabindex=0>', made)
+    made = re.sub(r'<pre>(?=[^<]*<code[^<]*(?:[│└┌┬─]|\+---))', '<pre class=drawn tabindex=0>', made)
     return re.sub(r'<a href="([^"]*)">(.*?)</a>', lead, made.replace('<pre>', '<pre tabindex=0>'), flags=re.S)
 
 
@@ -385,8 +395,10 @@ def difference(above: str) -> dict:
         title = name if used[name] == 1 else f'{name}（{used[name]}）'
         anchor = name if used[name] == 1 else f'{name}-{used[name]}'
         only_headings = all(line.startswith('# -') for line in text.splitlines() if line.strip())
-        plumbing = name in ('imports', '__main__') or only_headings or not served and not mine
-        made.append((plumbing, (min(served, default=99), name == 'constants'), anchor, title, hunk_html(
+        plumbing = (name in ('imports', '__main__') or only_headings
+                    or not served and (not mine or name == 'constants'))
+        new = all(kind == 'new' for kind, *_ in rows)               # a definition of its own: the idea itself
+        made.append((plumbing, (min(served, default=99), name == 'constants', not new), anchor, title, hunk_html(
             above, painted, html.escape(title), anchor, rows, served, mine)))
     if unplaced := [note[0] for note in NOTES[above] if note not in placed]:
         sys.exit(f'{above}: these notes fit no change: {unplaced}')
@@ -458,7 +470,9 @@ def bought(name: str, measured: list[dict]) -> str:
     """What the script buys in one sentence, where it has been measured."""
     for result in reversed(measured):
         if said := currencies(result).get(name):
-            return f'{both(said, currencies(result, english=True)[name])} {rhyming(name, measured)}'
+            where = CORPORA.get(result['corpus'], (result['corpus'], result['corpus']))
+            english = currencies(result, english=True)[name]
+            return f'{both(f"{said}（{where[0]}）", f"{english} ({where[1]})")} {rhyming(name, measured)}'
     return rhyming(name, measured)
 
 
@@ -522,7 +536,7 @@ def picture(english: bool) -> str:
 
 def neighbours(name: str) -> str:
     """Links to the script below and those above, and to the whole script."""
-    above = [other for other, below in BELOW.items() if below == name]
+    above = [other for other, below in BELOW.items() if below == name] or ASIDE.get(name, [])
     links = [f'<a rel=prev href="{BELOW[name]}.html">← {BELOW[name]}</a>'] if name in BELOW else []
     links.append(f'<a href="{name}.source.html">{both("读整个脚本", "The whole script")}</a>')
     links += [f'<a {"rel=next" if n == 0 else ""} href="{other}.html">{other} →</a>' for n, other in enumerate(above)]
@@ -533,12 +547,13 @@ def worth(name: str, n: int, measured: list[dict]) -> tuple[str, str]:
     """(on the chip, its tooltip): what changes without the idea, the largest of its parts; all of them."""
     for result in reversed(measured):
         parts = report.left_out(result, name)
-        parts = {idea: parts[idea][1] for idea in LEFT_OUT.get(name, {}).get(n, []) if idea in parts}
+        parts = {idea: parts[idea] for idea in LEFT_OUT.get(name, {}).get(n, []) if idea in parts}
         if parts:
-            most = max(parts.values(), key=lambda text: (text.endswith('char'), abs(float(
-                re.search(r'[\d.]+', text)[0]))))
-            listed = '; '.join(f'{idea}: {change}' for idea, change in parts.items())
-            return f' <small>{both("不用它", "without it")} {most}</small>', f' title="{html.escape(listed)}"'
+            listed = '; '.join(f'{idea}: {change}' for idea, (_, change) in parts.items())
+            idea, (chinese, change) = max(parts.items(), key=lambda part: (part[1][1].endswith('char'), abs(float(
+                re.search(r'[\d.]+', part[1][1])[0]))))
+            label = both(f'不用 {chinese.split("（")[0]} {change}', f'without {idea} {change}')
+            return f' <small>{label}</small>', f' title="{html.escape(listed)}"'
     return '', ''
 
 
@@ -571,7 +586,7 @@ def bar(found: dict) -> str:
 def step_page(name: str, measured: list[dict]) -> str:
     chinese, english, currency, _ = IDEAS[name]
     head = (f'<h1>{name}.py <span class=sub>{both(html.escape(chinese), html.escape(english))}</span></h1>'
-            f'<p class="buys {currency}"><b>{both(*CURRENCIES[currency])}</b> {bought(name, measured)}</p>')
+            f'<p class="buys {currency}"><b>{both(*CURRENCIES[currency])}</b> {rhyming(name, measured)}</p>')
     lesson = article(ROOT / 'lessons', name)
     top = f'{neighbours(name)}{head}<div class=lesson>{lesson}{ladder(name)}</div>'
     if name not in BELOW:
@@ -583,8 +598,8 @@ def step_page(name: str, measured: list[dict]) -> str:
     plumbing = found['plumbing'] and (f'<details class=plumbing><summary>{summary}</summary>'
                                       f'{found["plumbing"]}</details>')
     head = both(f'与 {BELOW[name]} 的差异', f'What changes from {BELOW[name]}')
-    body = (f'{top}<h2 id=diff-head>{head}</h2>{diff_tools(name, found, measured)}'
-            f'<div class=diff id=diff>{found["html"]}{plumbing}</div>{bar(found)}{neighbours(name)}')
+    body = (f'{top}<div><h2 id=diff-head>{head}</h2>{diff_tools(name, found, measured)}'
+            f'<div class=diff id=diff>{found["html"]}{plumbing}</div>{bar(found)}</div>{neighbours(name)}')
     scripts = '<script src="toys.js"></script>' * ('class=toy' in lesson) + '<script src="diff.js"></script>'
     return page((f'{name}：{chinese}', f'{name}: {english}'), body, scripts, 'step')
 
@@ -631,17 +646,17 @@ def playground() -> str:
     load = both(f'载入模型（{size:.1f} MB）', f'Load the model ({size:.1f} MB)')
     fields = (f'<label>{both("开头", "It begins with")}<textarea id=opening rows=3 maxlength=300 lang=zh>雨落在旧站台\n'
               f'我还在等你</textarea></label>'
-              f'<label>{both("情绪", "Mood")} <select id=mood><option value="">—</option></select></label>'
-              f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value="">—</option></select></label>'
+              f'<label>{both("情绪", "Mood")} <select id=mood><option value=""></option></select></label>'
+              f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value=""></option></select></label>'
               f'<label>{both("温度", "Temperature")} <input type=range id=temperature min=0 max=1.5 step=0.1 value=0.8>'
               f'<output id=degrees>0.8</output></label>'
               f'<span><button>{both("写", "Write")}</button> <button type=button id=stop disabled>{both("停", "Stop")}'
               f'</button> <button type=button id=copy>{both("复制", "Copy")}</button></span>')
     strip = both('<b>它有多意外。</b>你写的每个字，颜色越深，模型越没料到（−log<sub>2</sub> p）；平均就是 bits/char。'
-                 '指着一个字，看它本来料想的十个；点一下，看这个字的注意力看向哪里。',
+                 '点一个字：它当时最看好的十个，和这个字的注意力看向哪里（蓝色下划线）。',
                  '<b>How surprised it is.</b> The darker a character of yours, the less the model expected it '
-                 '(−log<sub>2</sub> p); the mean is bits/char. Point at one for the ten that it expected; click for '
-                 "where that character's attention looks.")
+                 '(−log<sub>2</sub> p); the mean is bits/char. Choose one: the ten that it expected, and where that '
+                 "character's attention looks (underlined in blue).")
     return (f'<h2 id=play>{both("写一首歌", "Write a song")}</h2>{article(SITE / "pages", "model")}'
             f'<button type=button id=load>{load}</button><form id=playing hidden><div><div class=fields>{fields}</div>'
             f'<div id=song lang=zh aria-live=polite></div></div><div><p>{strip} <output id=mean></output></p>'
@@ -669,8 +684,8 @@ def strips(runs: dict[str, dict]) -> str:
         rows += (f'<tr><td><a href="{name}.html">{name}</a><td><div class=strip lang=zh>{spans}</div>'
                  f'<td>{mean:.2f}</tr>')
     head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
-    about = both('各级照原样训练之后读这一段；颜色越深，越没料到。', 'Read by each rung after training as shipped; the '
-                 'darker, the less expected.')
+    about = both('各级按默认设置训练之后读这一段；颜色越深，越没料到。',
+                 'Read by each rung after training as shipped; the darker, the less expected.')
     return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th><th>'
             f'<th>bits/char</tr>{rows}</table></div>') if rows else ''
 
@@ -702,7 +717,7 @@ def front_page(measured: list[dict]) -> str:
     intro = both(
         '十五个脚本，一级一级往上：从不到 300 行的字符级 GPT，到当今开源模型的架构、更好的优化器、比内存还大的数据、'
         '多块 GPU。每个脚本都是完整的，每一级只加一个想法；<b>相邻两级的差异，就是一课</b>。'
-        '再往旁边三个：押韵，练习，写自己的歌。',
+        '另有三个支线脚本：押韵，练习，写自己的歌。',
         'Fifteen scripts, rung by rung: from a character-level GPT in less than 300 lines to the architecture of '
         "today's open models, a better optimizer, more data than memory holds, several GPUs. Each is complete, each "
         'adds one idea; <b>the difference between two neighbours is the lesson</b>. And three more to the side: rhyme, '
@@ -710,14 +725,18 @@ def front_page(measured: list[dict]) -> str:
     how = both('从最下面一级开始：', 'Begin at the bottom: ')
     run = both('或者马上训练一个（没有 GPU 也行，两分钟左右）：',
                'Or train one at once (no GPU needed, some two minutes): ')
-    bits = both('<b>bits/char</b>：模型预测每个字平均还差多少比特，越低越好；不同的词表也能比。',
-                '<b>bits/char</b>: how many bits the model lacks for each character; lower is better, whatever the '
-                'tokenizer.')
+    bits = both('<b>bits/char</b>：模型平均每个字要用多少比特编码，越低越好；不同的词表也能比。'
+                '句子末尾写着在哪里测的：样本是自带的 2,516 首歌，默认设置；'
+                '古诗是 680 万字，除了这一级的想法，别的都一样。',
+                '<b>bits/char</b>: how many bits the model needs to encode a character, on average; lower is better, '
+                'whatever the tokenizer. Each sentence ends with where it was measured: the sample is the 2,516 songs '
+                'that ship, with the constants as they are; the classical poems are 6.8 million characters, with '
+                "everything but the rung's idea alike.")
     wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
     song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
     play, runs = playground(), written(measured)
     title = both('从零训练一个写歌词的 GPT', 'A GPT that writes song lyrics, from scratch')
-    below = both('每一级，和它带来的', 'Every rung, and what it buys')
+    below = both('每一级带来了什么', 'Every rung, and what it buys')
     body = (f'<div class=hero><div><h1>{title}</h1><p>{intro}</p>'
             f'<p>{how}<a class=start href="v0_char_english.html">v0_char_english →</a></p>'
             f'<p>{run}</p><pre class=command tabindex=0>pip install -r requirements.txt &amp;&amp; '
@@ -730,22 +749,24 @@ def front_page(measured: list[dict]) -> str:
 
 def results_page(measured: list[dict]) -> str:
     """Every table and plot of the bench."""
-    names = {'shipped': ('照原样运行', 'As shipped'), 'rhymes': ('押韵', 'Rhymes'),
+    names = {'shipped': ('默认设置', 'As shipped'), 'rhymes': ('押韵', 'Rhymes'),
              'corpus': ('多少歌', 'How many songs'),
              'steps': ('同样多的步', 'Equal steps'), 'rates': ('学习率', 'Learning rates'),
              'without': ('逐个去掉', 'Leave one out')}
-    corpora = {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}
     body = f'<h1>{both("实测结果", "Results")}</h1>' + article(SITE / 'pages', 'results')
     for result in measured:
         machine, corpus = result['machine'], result['corpus']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
-        body += (f'<h2>{both(*corpora.get(corpus, (corpus, corpus)))}</h2>'
+        body += (f'<h2>{both(*CORPORA.get(corpus, (corpus, corpus)))}</h2>'
                  f'<p class=where>{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, {packages}</p>')
-        body += ''.join(f'<h3>{both(*names[name])}</h3>{to_html(table)}'
-                        for name, table in report.tables(result).items() if name in names)
-        plots = ''.join(f'<figure><div class=scroll tabindex=0>{svg_of(plot, plot.stem)}</div>'
-                        f'<figcaption>{plot.stem}</figcaption></figure>'
-                        for plot in sorted(result['plots'].glob('*.svg')))
+        tables = zip(report.tables(result).items(), report.tables(result, english=True).values(), strict=True)
+        body += ''.join(f'<h3>{both(*names[name])}</h3>{both(to_html(chinese), to_html(english), "div")}'
+                        for (name, chinese), english in tables)
+        captions = CAPTIONS | {name: (f'{name} 与下面一级', f'{name} and the rung below') for name in SCRIPTS}
+        found = {name: result['plots'] / f'{name}.svg' for name in captions}
+        plots = ''.join(f'<figure><div class=scroll tabindex=0>{svg_of(plot, name)}</div>'
+                        f'<figcaption>{both(*captions[name])}</figcaption></figure>'
+                        for name, plot in found.items() if plot.exists())
         body += f'<div class=figures>{plots}</div>' if plots else ''
     return page(('实测结果', 'Results'), body)
 
@@ -762,7 +783,7 @@ def compare_page() -> str:
     options = ''.join(f'<option>{name}</option>' for name in SCRIPTS)
     links = ''.join(f'<li><a href="{name}.html">{name}</a></li>' for name in BELOW)
     body = (f'<h1>{both("任选两级对比", "Any script against any other")}</h1>'
-            f'<p>{both("按定义比较，文件开头的说明不算。", "By definition, docstrings of the files aside.")}</p>'
+            f'<p>{both("按函数、类逐个对比，忽略文件开头的说明。", "By definition, without the docstrings.")}</p>'
             f'<form id=compare><label>{both("从", "from")} <select id=a>{options}</select></label> '
             f'<label>{both("到", "to")} <select id=b>{options}</select></label> '
             f'<button type=button id=layout aria-pressed=false>{both("左右并排", "Side by side")}</button></form>'

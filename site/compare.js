@@ -47,7 +47,7 @@ function show() {
     })
     html += `<div class=hunk id="${name}" tabindex=-1><h2>${name}</h2><div class=rows>${lines}</div></div>`
   }
-  document.getElementById('diff').innerHTML = html
+  document.getElementById('diff').innerHTML = html || '<p><span lang="zh-CN">两边相同。</span><span lang="en">No difference.</span></p>'
   document.getElementById('counts').innerHTML = `<ins>+${added}</ins> <del>−${removed}</del>`
 }
 

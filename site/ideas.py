@@ -3,8 +3,9 @@
 IDEAS: script -> (title, in English, currency, [(label, in English)]), in the order of the bullets; None: plumbing.
 CURRENCIES: what a rung buys -> (name, in English); style.css has a colour for each.
 """
-CURRENCIES = {'quality': ('质量', 'quality'), 'speed': ('速度', 'speed'), 'memory': ('内存', 'memory'), 'safety': ('安全', 'safety'),
-              'scale': ('规模', 'scale'), 'rhyme': ('押韵', 'rhyme'), 'sight': ('可观测', 'sight')}
+CURRENCIES = {'quality': ('质量', 'quality'), 'speed': ('速度', 'speed'), 'memory': ('内存', 'memory'), 'safety': ('可靠', 'safety'),
+              'scale': ('规模', 'scale'), 'rhyme': ('押韵', 'rhyme'), 'yours': ('个性化', 'yours'),
+              'sight': ('可观测', 'sight')}
 
 # chip -> the leave-one-out runs of bench/settings.py that belong to it; what changes most stands on the chip
 LEFT_OUT = {
@@ -48,7 +49,7 @@ IDEAS = {
     's2_rhyme_rl': ('练习押韵', 'practice with a reward', 'rhyme', [
         ('从 s1 开始', 'start from s1'), ('自己写', 'writing'), ('打分', 'scoring'), ('策略梯度', 'policy gradient'),
         ('小步子', 'small steps'), ('同一个模型', 'the same model'), ('不再读歌', 'no songs to read'), FOLDER]),
-    's3_finetune': ('教它写你的歌', 'make it yours', 'rhyme', [
+    's3_finetune': ('教它写你的歌', 'make it yours', 'yours', [
         ('自己的歌', 'songs of your own'), ('从训练好的开始', 'start from trained weights'), ('小步子', 'small steps'),
         ('看得勤', 'frequent looks'), FOLDER]),
 }

@@ -46,7 +46,7 @@ NOTES = {
          'on: a larger one fits more text into a window, and shows each token less often.'),
         ('class CharTokenizer', '`train_tokenizer` 训练出来的 BPE 分词器代替它，没见过的字也能编码。',
          'The BPE tokenizer from `train_tokenizer` takes its place and can encode characters that it has never seen.'),
-        ('common = {char', '单个的字最多占词表的六成，其余留给词；少见的字拆成字节。', 'Characters take up to 60 % of the vocabulary and leave '
+        ('common = {char', '单个的字最多占词表的八成，其余留给词；少见的字拆成字节。', 'Characters take up to 80 % of the vocabulary and leave '
          'the rest to words; rare characters become bytes.'),
         ('byte_fallback=True', '没见过的字拆成 UTF-8 字节：任何文字都写得出来。不做全半角转换，空格和换行各有自己的 token。',
          'Unseen characters become UTF-8 bytes: every text can be written. Nothing is normalised, and spaces and line breaks have tokens of their own.'),
@@ -85,8 +85,8 @@ NOTES = {
     ],
     'v4_flash_optim': [
         ('BATCH_SIZE = ', '(T, T) 的矩阵没有了，批可以大得多。', 'Without the (T, T) matrices the batch can be much larger.'),
-        ('BETAS = (0.9, 0.95)', '第二个系数比默认的 0.999 小：记性短一些，损失突变后恢复得快。', 'The second one is below the default of 0.999: a '
-         'shorter memory, which recovers faster from a jump.'),
+        ('BETAS = (0.9, 0.95)', '第二个系数比默认的 0.999 小：记性短一些，损失突变后恢复得快。规模这么小、步数这么少时测不出好处（见上面的表）。', 'The second one is below the default of 0.999: a '
+         'shorter memory, which recovers faster from a jump. At this size and in so few steps no gain is to be seen (the table above).'),
         ('class TrainBatches', 'GPU 算这一步时，子进程已经在准备后面几步。第几步看什么仍由 `(SEED, step)` 决定，与谁准备无关。',
          'While the GPU computes, worker processes prepare the steps to come. What a step sees still depends on `(SEED, step)` alone.'),
         ('batch_size=None', '`TrainBatches` 的一项已经是一整批，不用再拼。`pin_memory` 把数据放在锁页内存里，往 GPU 上搬时，CPU 不必等着。',
@@ -437,7 +437,7 @@ NOTES = {
          'Points are 0 or 1: without taking off the mean there is praise and no blame. With it, whatever does worse than the mean is pushed down.'),
         ('log_probs, base_log_probs = (F.log_softmax(', '写的时候除过温度，这里也要除：要推的，是它写歌时真正用的那个概率。',
          'Writing divided by the temperature, and so does this: what is to be pushed is the probability that it really wrote with.'),
-        ('base = copy.deepcopy(model).eval()', '在 `resume` 之前复制：断了再续，绳子那一头仍是 s1 的模型，不是练到一半的。',
+        ('base = copy.deepcopy(model).eval()', '在 `resume` 之前复制：断了再续，缰绳那一头仍是 s1 的模型，不是练到一半的。',
          'Copied before `resume`: when a run is continued, the other end of the leash is still the model of s1, and not a half-trained one.'),
         ('iter(train_loader(train_data, start))', '训练用的歌要由这一步的模型自己写，循环里现写现用：这里没有可以预先取的了。',
          'The songs to train on are written by the model of that very step, inside the loop: there is nothing to fetch in advance.'),

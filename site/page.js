@@ -15,7 +15,7 @@ document.getElementById('language').onclick = () => {
   speak(root.dataset.lang === 'en' ? 'zh' : 'en')
   keep('lang', root.dataset.lang)
 }
-for (const pre of navigator.clipboard ? document.querySelectorAll('pre.command, pre.song') : []) {
+for (const pre of navigator.clipboard ? document.querySelectorAll('pre.command') : []) {
   const button = document.createElement('button'), text = pre.textContent.trim()
   const label = (zh, en) => { button.innerHTML = `<span lang="zh-CN">${zh}</span><span lang="en">${en}</span>` }
   label('复制', 'Copy')
@@ -24,6 +24,9 @@ for (const pre of navigator.clipboard ? document.querySelectorAll('pre.command, 
   button.onclick = () => navigator.clipboard.writeText(text).then(() => label('已复制', 'Copied'))
   pre.before(button)
 }
+const owner = location.hostname.match(/^(.+)\.github\.io$/)       // served by GitHub: its repository is known
+if (owner) document.querySelector('header nav').insertAdjacentHTML('beforeend',
+  `<a href="https://github.com/${owner[1]}/${location.pathname.split('/')[1]}">GitHub</a>`)
 document.getElementById('theme').onclick = () => {
   const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
   keep('theme', root.dataset.theme = dark ? 'light' : 'dark')

@@ -250,7 +250,7 @@ def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch)
     """Markdown files between their marks, the docstrings before the diff command; a second time changes nothing more."""
     (project / 'lessons').mkdir()
     (project / 'lessons/v9_llama.en.md').write_text('<!-- bench buys-en v9_llama -->\n\n<!-- /bench -->\n', encoding='utf-8')
-    (project / 'README.md').write_text('above\n\n<!-- bench poems steps -->\n\nold\n\n<!-- /bench -->\n\n| 内存<!-- bench buys-short v9_llama -->'
+    (project / 'README.md').write_text('above\n\n<!-- bench poems song v9_llama -->\n\nold\n\n<!-- /bench -->\n\n| 内存<!-- bench buys-short v9_llama -->'
                                        ' <!-- /bench --> |\n', encoding='utf-8')
     (project / 'bench/results').mkdir()
     results = fake(['rates', 'steps', 'shipped'])
@@ -262,14 +262,16 @@ def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch)
         ladder.publish([ladder.write(project / 'bench/results/here-poems.json')])
         assert '## steps' in (project / 'bench/results/here-poems.md').read_text() and (project / 'bench/results/here-poems/waterfall.svg').exists()
         readme, v9, lesson = ((project / name).read_text(encoding='utf-8') for name in ('README.md', 'v9_llama.py', 'lessons/v9_llama.en.md'))
-        assert readme == (f'above\n\n<!-- bench poems steps -->\n\n{report.climb(results)}\n\n<!-- /bench -->\n\n| 内存<!-- bench '
-                          f'buys-short v9_llama -->：{said}<!-- /bench --> |\n')
+        assert readme == ('above\n\n<!-- bench poems song v9_llama -->\n\n```text\n一行\n```\n\n<!-- /bench -->\n\n| 内存<!-- bench '
+                          f'buys-short v9_llama -->：{said}（poems）<!-- /bench --> |\n')
         assert f'\n\n{english} (' in lesson and lesson.count('<!--') == 2
         [line] = re.findall(r'\n\n(测得（.*?)\n\n看差异：', v9, re.S)
         assert said in line.replace('\n', '') and v9.replace(f'{line}\n\n', '') != v9
         assert running.fingerprint(v9, [], {}) == running.fingerprint(v9.replace(f'{line}\n\n', ''), [], {})
     marks = ladder.marked(results)
-    assert marks['poems log v6_wandb'].startswith('```text\nstep 1\n\n一行\n```\n\nbits/char 0: ') and marks['poems song v6_wandb'] == '```text\n一行\n```'
+    assert marks['poems log v0_char_english'].startswith('```text\nstep 1\n\n一行\n```\n\nbits/char 0: ')
+    assert marks['poems log-en v6_wandb'].startswith('```text\nstep 1\n```\n\nIts song is that of `v0_char_english`.\n\nbits/char 0: ')
+    assert marks['poems song v6_wandb'] == '```text\n一行\n```'
 
 
 @pytest.mark.parametrize('arguments', [['--lyrics', 'ChineseLyrics'], ['--lyrics', 'ChineseLyrics', '--corpus', 'mine']])
@@ -299,7 +301,7 @@ def test_sentences_and_plots_appear_as_their_experiments_are_run():
     said, english = (sentences.currencies(fake(done), english) for english in (False, True))
     assert list(said) == list(english) and not re.search('[\u4e00-\u9fff]', ''.join(english.values()))
     assert list(said) == settings.RUNGS
-    assert '5.00 到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
+    assert '5.00 升到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
     assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and '训练 300 步（614 秒）到 v6 训练 1200 步（2458 秒）' in said['v10_muon']
     assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus'}
     assert set(drawn) == {'waterfall', 'budgets', 'v1-corpus', 'v7-memory', 'v11-memory', 'v12-speed', 'v0_char_rope', 'v1_bpe_rope',
@@ -350,7 +352,7 @@ def test_committed_results_are_shown_as_they_are():
         for key, job in results['jobs'].items():
             running.edit(key.split('/')[1], job['constants'], job['patches'])
         text = path.with_suffix('.md').read_text(encoding='utf-8')
-        assert all(markdown in text for markdown in report.tables(results).values())
+        assert all(markdown in text for markdown in report.tables(results, english=True).values())
         found.append(results)
     marks = ladder.everything(found)
     assert len(shown) > 50 and all(text.strip() == marks.get(name, '').strip() for name, text in shown)
@@ -422,8 +424,9 @@ def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch
 
 def test_what_the_other_benches_say_comes_from_their_results():
     curve = [{'step': step, 'bits_per_char': 9 - step / 100} for step in (0, 100, 200)]
-    rounds = [{name: {'bits_per_char': 8.0, 'tok_per_s': 12345, 'curve': curve} for name in ('nanoGPT', 'v6_wandb', 'v10_muon')}] * 3
+    rounds = [{name: {'bits_per_char': 8.0, 'tok_per_s': 12345, 'curve': curve} for name in (*field.MODELS, field.QUARTER)}] * 3
     found = field.marked({'machine': describe(), 'corpus': 'poems', 'steps': 600, 'rounds': rounds, 'rates': {
         'nanoGPT': {'0.002': 8.5, '0.004': 8.0}, 'v6_wandb': {'0.002': 8.0}, 'v10_muon': {'0.02': 8.0}}})
     assert '| nanoGPT | 0.004 | 8.000, 8.000, 8.000 | 12,345, 12,345, 12,345 |' in found['field-en']
-    assert 'needs 100, 100, 100 steps' in found['field-en'] and 'poems, 600 steps' in found['field']
+    assert '| v10_muon, 150 steps | 0.02 | 8.000' in found['field-en']
+    assert 'after 100, 100, 100 steps' in found['field-en'] and '训练 600 步' in found['field'] and 'poems' in found['field']
