@@ -7,7 +7,7 @@
   留在 float32 的用 TF32；
 - `USE_COMPILE`：训练前用 `compile_blocks` 把每一层的运算编译成少数几个内核；generate 的长度每步都变，走未编译的版本。
 
-测得（AMD EPYC，2 核，古诗）：混合精度让 tok/s +55%，再编译 +17%（先要编译 17 秒）。
+测得（AMD EPYC，2 核，古诗）：混合精度让 tok/s +55%，编译再 +17%（先要编译 17 秒）。
 
 看差异：git diff --no-index v2_cosine_lr.py v3_gpt2_amp.py
 运行：python v3_gpt2_amp.py

@@ -6,7 +6,7 @@
 - `Block`、`GPT` 用 RMSNorm（arXiv:1910.07467），线性层都不带偏置；输入和输出共用一个词向量矩阵；
 - `resume` 多核对一个常量；检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
-测得（AMD EPYC，2 核，古诗）：参数少 29%，1200 步到 7.156 bits/char，比 v4_flash_optim −0.050。
+测得（AMD EPYC，2 核，古诗）：参数少 29%，1200 步到 7.156 bits/char，比 v4_flash_optim 低 0.050。
 
 看差异：git diff --no-index v8_mfu.py v9_llama.py
 运行：python v9_llama.py

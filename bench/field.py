@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import report
 import running
+import sentences
 import settings
 import torch
 from machine import describe
@@ -85,16 +86,21 @@ def ours(rung: str, data: Path, rate: float, seed: int, patches: list, part: int
     return {'tok_per_s': found['tok_per_s'], 'bits_per_char': report.final(found), 'curve': found['curve']}
 
 
+def reached(job: dict, loss: float) -> int:
+    """The first step of the curve with a bits/char at or under this."""
+    return next(point['step'] for point in job['curve'] if point['bits_per_char'] <= loss)
+
+
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
-    made, rounds, machine = {}, results['rounds'], results['machine']
-    steps = [report.reached({'curve': row['v10_muon']['curve']}, row['nanoGPT']['bits_per_char']) for row in rounds]
-    where = f'{machine["cpu"]}, {machine["cores"]} cores, {results["corpus"]}'
+    made, rounds = {}, results['rounds']
+    steps = [reached({'curve': row['v10_muon']['curve']}, row['nanoGPT']['bits_per_char']) for row in rounds]
+    chinese, english = sentences.places(results)
     for suffix, header, quarter, said in (
             ('', ['', '学习率', 'bits/char（三个种子）', 'tok/s（三轮）'], 'v10_muon，{} 步',
-             '三个种子下，v10 分别用 {} 步，就到了 nanoGPT 训练 {total} 步的 bits/char'),
+             f'三个种子下，v10 分别用 {{}} 步，就到了 nanoGPT 训练 {{total}} 步的 bits/char（{chinese}）。'),
             ('-en', ['', 'rate', 'bits/char (three seeds)', 'tok/s (three rounds)'], 'v10_muon, {} steps',
-             "v10 has after {} steps (three seeds) the bits/char that nanoGPT has after {total}")):
+             f'v10 has after {{}} steps (three seeds) the bits/char that nanoGPT has after {{total}} ({english}).')):
         rows = []
         for model in rounds[0]:
             bits, speed = ([row[model][key] for row in rounds] for key in ('bits_per_char', 'tok_per_s'))
@@ -103,7 +109,7 @@ def marked(results: dict) -> dict[str, str]:
             rows.append([name, min(tried, key=tried.get), ', '.join(f'{one:.3f}' for one in bits),
                          ', '.join(f'{one:,}' for one in speed)])
         said = said.format(', '.join(map(str, steps)), total=results['steps'])
-        made[f'field{suffix}'] = f'{report.table(header, rows)}\n\n{said} ({where}).'
+        made[f'field{suffix}'] = f'{report.table(header, rows)}\n\n{said}'
     return made
 
 

@@ -52,10 +52,11 @@ def marked(result: dict) -> dict[str, str]:
     machine, made = result['machine'], {}
     rows = ''.join(f'\n| {row["model"]} | {row["songs"]} | {"✓" if row["cache"] else "—"} | {row["mib"]:.0f} | '
                    f'{row["tok_per_s"]:.1f} |' for row in result['rows'])
-    for suffix, header in (('', '| 模型 | 一起写几首 | 缓存 | 1024 个 token 的缓存，一首几 MiB | tok/s |'),
-                           ('-en', '| model | songs at once | cache | cache of 1024 tokens, MiB a song | tok/s |')):
-        where = f'({machine["cpu"]}, {machine["cores"]} cores)'
-        made[f'generate{suffix}'] = f'{header}\n|---|---|---|---|---|{rows}\n\n{where}'
+    where = machine['cpu'], machine['cores']
+    for suffix, header, said in (
+            ('', '| 模型 | 一起写几首 | 缓存 | 1024 个 token 的缓存，一首几 MiB | tok/s |', '（{}，{} 核）'),
+            ('-en', '| model | songs at once | cache | cache of 1024 tokens, MiB a song | tok/s |', '({}, {} cores)')):
+        made[f'generate{suffix}'] = f'{header}\n|---|---|---|---|---|{rows}\n\n{said.format(*where)}'
     return made
 
 

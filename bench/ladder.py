@@ -14,6 +14,7 @@ import importlib.util
 import json
 import re
 import signal
+import statistics
 import sys
 import tempfile
 import unicodedata
@@ -58,15 +59,6 @@ def wrapped(text: str, width: int = 118) -> str:
     return '\n'.join(lines)
 
 
-def places(results: dict) -> tuple[str, str]:
-    """Where and on what it was measured, in Chinese and English."""
-    machine, names = results['machine'], {'sample': ('自带的样本', 'the shipped sample'),
-                                          'classical poems': ('古诗', 'classical poems')}
-    chinese, english = names.get(results['corpus'], (results['corpus'], results['corpus']))
-    processor = machine['gpu'] or machine['cpu']
-    return f'{processor}，{machine["cores"]} 核，{chinese}', f'{processor}, {machine["cores"]} cores, {english}'
-
-
 def file_name(results: dict) -> str:
     """<machine>-<corpus>, of the results' files and folder."""
     return f'{results["machine"]["name"]}-{re.sub("[^a-z0-9]+", "-", results["corpus"].lower())}'
@@ -80,7 +72,7 @@ def plot(results: dict, rung: str) -> str:
 
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
-    corpus, (chinese, english) = results['corpus'], places(results)
+    corpus, (chinese, english) = results['corpus'], sentences.places(results)
     made = {}
     songs = {}
     for rung in settings.RUNGS + settings.BRANCH:
@@ -101,8 +93,14 @@ def marked(results: dict) -> dict[str, str]:
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
                      f'buys-short{language} {rung}': dash + sentence + shortly}
-        lead = ('Leave one out (the rest and the number of steps unchanged; where bits/char rise, the idea was worth '
-                'it):' if language else '逐个去掉（别的不变，同样多的步；bits/char 升了，就是少了它变差）：')
+        noise = max([statistics.stdev(found) for rung in settings.NEAR
+                     if len(found := report.change(results, rung)) > 1], default=0)
+        windows, size = settings.CONTROLLED['BATCH_SIZE'], settings.CONTROLLED['BLOCK_SIZE']
+        lead = (f'Leave one out, the rest unchanged, after {settings.STEPS} steps of {windows} windows of {size}. '
+                f'Where bits/char rise, the idea was worth it; from seed to seed the difference between two rungs '
+                f'varies by {noise:.3f}:' if language else
+                f'逐个去掉，别的不变，{settings.STEPS} 步，每步 {windows} 个 {size} 的窗口。bits/char 升了，'
+                f'说明它有用；降了，去掉反而好。换一个种子，两级之差也会变 {noise:.3f} 左右：')
         made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, bool(language), [rung])}'
                  for rung in settings.WITHOUT if report.left_out(results, rung)}
     return made
@@ -136,7 +134,7 @@ def publish(found: list[dict]):
         for rung, sentence in sentences.currencies(results).items():
             script = root / f'{rung}.py'
             source = re.sub(r'\n测得（.*?\n(?=\n)', '', script.read_text(encoding='utf-8'), count=1, flags=re.S)
-            line = wrapped(f'测得（{places(results)[0]}）：{sentence}。')
+            line = wrapped(f'测得（{sentences.places(results)[0]}）：{sentence}。')
             script.write_text(source.replace('\n看差异：', f'\n{line}\n\n看差异：', 1), encoding='utf-8')
 
 

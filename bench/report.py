@@ -46,11 +46,6 @@ def best(results: dict, rung: str, steps: int) -> float:
     return min(final(job) for job in by(results, f'rates/{rung}/{steps} steps').values())
 
 
-def reached(job: dict, loss: float) -> int:
-    """The first step of the curve with a bits/char at or under this."""
-    return next(point['step'] for point in job['curve'] if point['bits_per_char'] <= loss)
-
-
 def table(header: list, rows: list) -> str:
     return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [header, ['---'] * len(header), *rows])
 
@@ -121,7 +116,8 @@ def left_out(results: dict, rung: str) -> dict[str, tuple[str, str]]:
 def without(results: dict, english: bool = False, rungs=tuple(s.WITHOUT)) -> str:
     rows = [[f'`{rung}`', idea if english else chinese, change] for rung in rungs
             for idea, (chinese, change) in left_out(results, rung).items()]
-    return table(['script', 'without', 'change'] if english else ['脚本', '去掉', '变化'], rows)
+    header = ['script', 'without', 'change'] if english else ['脚本', '去掉或换掉', '变化']
+    return table(header, rows) if len(rungs) > 1 else table(header[1:], [row[1:] for row in rows])
 
 
 def corpus(results: dict, english: bool = False) -> str:

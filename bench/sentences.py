@@ -7,6 +7,21 @@ import settings as s
 from report import below, best, by, change, final, median, signed
 
 
+def places(results: dict) -> tuple[str, str]:
+    """Where and on what it was measured, in Chinese and English."""
+    machine, names = results['machine'], {'sample': ('自带的样本', 'the shipped sample'),
+                                          'classical poems': ('古诗', 'classical poems')}
+    chinese, english = names.get(results['corpus'], (results['corpus'], results['corpus']))
+    processor = machine['gpu'] or machine['cpu']
+    return f'{processor}，{machine["cores"]} 核，{chinese}', f'{processor}, {machine["cores"]} cores, {english}'
+
+
+def lower(values) -> str:
+    """What a mean difference is in a Chinese sentence."""
+    mean = statistics.mean(values)
+    return f'{"低" if mean < 0 else "高"} {abs(mean):.3f}'
+
+
 def learned(rung):
     def sentence(results, jobs):
         curve = jobs[f'shipped/{rung}/whole run']['curve']
@@ -25,9 +40,10 @@ def recorded(results, jobs):
 
 def rope(results, jobs):
     longer = [float(line.split()[2]) for line in jobs['own/v0_char_rope/longer windows']['extra']]
-    gain = signed(change(results, 'v0_char_rope'))
+    values = change(results, 'v0_char_rope')
+    gain = signed(values)
     one, two, four = (f'{loss:.2f}' for loss in longer)
-    return (f'{s.STEPS} 步，{gain} bits/char；窗口拉到训练时的 2 倍、4 倍，损失从 {one} 升到 {two}、{four}',
+    return (f'{s.STEPS} 步，比 v0_char_chinese {lower(values)} bits/char；窗口拉到训练时的 2 倍、4 倍，损失从 {one} 升到 {two}、{four}',
             f'{gain} bits/char after {s.STEPS} steps; in windows two and four times as long as those trained on, the loss '
             f'goes from {one} to {two} and {four}')
 
@@ -49,7 +65,7 @@ def bpe(results, jobs):
     tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
     found = [(f'{n:,}', signed([final(jobs[f'corpus/v1_bpe_rope/{n} songs']) - final(jobs[f'corpus/v0_char_rope/{n} songs'])]))
              for n in s.SIZES_OF_CORPUS]
-    return (f'一个 token 是 {tokens:.2f} 个字{"（几乎没有可合并的词）" * (tokens < 1.1)}，一步读的文字也是这么多倍；与 v0_char_rope 相比，语料有'
+    return (f'一个 token 是 {tokens:.2f} 个字{"（几乎没有可合并的词）" * (tokens < 1.1)}，一步读的字数是 {tokens:.2f} 倍；与 v0_char_rope 相比，语料有'
             f'{"，".join(f" {n} 首时 {gain}" for n, gain in found)} bits/char',
             f'a token is {tokens:.2f} characters, and a step reads that much more text; against v0_char_rope '
             f'{", ".join(f"{gain} with {n}" for n, gain in found)} songs, in bits/char')
@@ -62,7 +78,7 @@ def recipe(results, jobs):
         return said
     faster = f'{median(flash) / median(plain) - 1:+.0%}'.replace('-', '−')
     mib = [f'{median(jobs, "peak_memory") / 2**20:.0f}' for jobs in (plain, flash)]
-    return (f'{said[0]}；窗口 1024 时，flash attention 让 tok/s {faster}，内存的峰值从 {mib[0]} 到 {mib[1]} MiB',
+    return (f'{said[0]}；窗口 1024 时，flash attention 让 tok/s {faster}，内存峰值从 {mib[0]} 变为 {mib[1]} MiB',
             f'{said[1]}; with windows of 1024, flash attention changes tok/s by {faster} and peak memory from {mib[0]} to '
             f'{mib[1]} MiB')
 
@@ -72,7 +88,7 @@ def amp(results, jobs):
                         ((False, False), (True, False), (True, True)))
     seconds = median(by(results, 'speed/v3_gpt2_amp/autocast True, compile True'), 'compile_seconds')
     one, two = f'{amp / plain - 1:+.0%}', f'{both / amp - 1:+.0%}'
-    return (f'混合精度让 tok/s {one}，再编译 {two}（先要编译 {seconds:.0f} 秒）',
+    return (f'混合精度让 tok/s {one}，编译再 {two}（先要编译 {seconds:.0f} 秒）',
             f'mixed precision changes tok/s by {one}, compilation by another {two} (after {seconds:.0f} s of compiling)')
 
 
@@ -100,9 +116,9 @@ def mfu(results, jobs):
 
 def llama(results, jobs):
     ours, other = jobs['steps/v9_llama/seed 1'], below('v9_llama')
-    gain, fewer = signed(change(results, 'v9_llama')), 1 - ours['parameters'] / jobs[f'steps/{other}/seed 1']['parameters']
-    return (f'参数少 {fewer:.0%}，{s.STEPS} 步到 {final(ours):.3f} bits/char，比 {other} {gain}',
-            f'{fewer:.0%} fewer parameters, {final(ours):.3f} bits/char after {s.STEPS} steps, {gain} against {other}')
+    values, fewer = change(results, 'v9_llama'), 1 - ours['parameters'] / jobs[f'steps/{other}/seed 1']['parameters']
+    return (f'参数少 {fewer:.0%}，{s.STEPS} 步到 {final(ours):.3f} bits/char，比 {other} {lower(values)}',
+            f'{fewer:.0%} fewer parameters, {final(ours):.3f} bits/char after {s.STEPS} steps, {signed(values)} against {other}')
 
 
 def muon(results, jobs):
@@ -111,9 +127,9 @@ def muon(results, jobs):
         f'own/v10_muon/{n} steps' if n in s.SHORTER else 'steps/v10_muon/seed 1']) <= final(v6))
     ours, theirs = (f'{n * 2048 / median(by(results, f"speed/{rung}")):.0f}'
                     for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb')))
-    gain = signed([final(jobs['steps/v10_muon/seed 1']) - final(v6)])
-    return (f'{s.STEPS} 步，比 v6 {gain} bits/char；训练 {steps} 步（{ours} 秒）到 v6 训练 {s.STEPS} 步（{theirs} 秒）的 {final(v6):.3f}',
-            f'{gain} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) reaches the '
+    values = [final(jobs['steps/v10_muon/seed 1']) - final(v6)]
+    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；{steps} 步（{ours} 秒）就到 {final(v6):.3f}，v6 要 {s.STEPS} 步（{theirs} 秒）',
+            f'{signed(values)} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) reaches the '
             f'{final(v6):.3f} that v6 has after {s.STEPS} ({theirs} s)')
 
 

@@ -57,7 +57,7 @@ WITHOUT = {
         ('width in the init', '初始化随宽度变（都用 0.02）', [('0.02 * math.sqrt(768 / N_EMBED)', '0.02')]),
         ('residual scaling', '残差投影缩小', [('/ math.sqrt(2 * N_LAYERS) if residual', 'if residual')])],
     'v9_llama': [
-        ('the smaller model', '模型变小（补到与 v8 差不多一样多的参数）', {'N_EMBED': 160}),
+        ('the smaller model', '补回参数（与 v8 差不多一样多）', {'N_EMBED': 160}),
         ('grouped queries', '分组查询（每个头有自己的 k、v）', {'N_KV_HEADS': 4}),
         ('tied embeddings', '词向量共用', [('self.lm_head.weight = self.token_embedding.weight', 'pass')]),
         ('SwiGLU', 'SwiGLU（换成 4 倍宽的 GELU）', [

@@ -16,7 +16,7 @@ NOTES = {
          '「鼓声响起」 (the drums sound) is a lyric, 「鼓：某人」 (drums: somebody) is not.'),
         ("if not any(entry.get('lyric')", '一首有歌词的都没有，多半是格式不对：要说出来，不能当成一堆空歌悄悄跳过。',
          'A file without a single lyric probably has the wrong format: better to say so than to skip it as so many empty songs.'),
-        ('def load_songs', '去重：一首歌出现两次，可能一次在训练、一次在测试，测试就成了背书。打乱：文件按歌手排序，不打乱就切，测的会是另一批歌手。',
+        ('def load_songs', '去重：一首歌出现两次，可能一次在训练、一次在测试，测的就只是死记硬背。打乱：文件按歌手排序，不打乱就切，测的会是另一批歌手。',
          'Duplicates go: a song that occurs twice could be trained on and tested on. And they are shuffled: the files are sorted by singer, '
          'and the test would be on other singers than the training.'),
         ('sum(len(song) + 1', 'bits/char 要除以字符数；歌与歌之间的分隔算一个字符，各级都这样数。', 'bits/char divides by characters; the '
@@ -57,9 +57,9 @@ NOTES = {
         ('eos = tokenizer.eos_id()', '从分隔符写起，写到下一个分隔符：一次一首完整的歌。', 'From one separator to the next: one whole song.'),
     ],
     'v2_cosine_lr': [
-        ('MIN_LR = ', '有了预热和衰减，最高点可以比原来的常数更高。', 'With warm-up and decay the peak may be higher than the constant was.'),
+        ('MIN_LR = ', '有了预热和衰减，峰值可以比原来的常数更高。', 'With warm-up and decay the peak may be higher than the constant was.'),
         ('N_EMBED = 512', '更稳的训练养得起更宽的模型（只在 GPU 的默认值里）。', 'A steadier training affords a wider model (in the GPU values only).'),
-        ('def get_lr(step)', '给出的是最高点的几分之几。第 0 步不是 0，否则那一步就白走了；终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'It gives the fraction of '
+        ('def get_lr(step)', '给出的是峰值的几分之几。第 0 步不是 0，否则那一步就白走了；终点是 `MIN_LR`，不是 0：最后几步仍在学。', 'It gives the fraction of '
          'the peak. That of step 0 is not 0, which would waste the step; the end is `MIN_LR` and not 0: the last steps still learn.'),
         ("group['lr'] = ", '优化器的学习率就是参数组里的一个数，每步改写它就行。', "The learning rate is a number in the optimizer's "
          'groups; writing it at every step is all there is.'),
@@ -71,16 +71,16 @@ NOTES = {
          'needs no scaling; older cards (T4) lack it and use fp16.'),
         ('nn.GELU()', 'GPT-2 用的非线性：在 0 附近是光滑的，负数那边也漏一点。', "GPT-2's non-linearity: smooth around 0, and it lets a "
          'little through on the negative side.'),
-        ('@torch.autocast(', '矩阵乘法和它后面的 GELU、dropout 用 16 位；softmax、归一、损失和权重是 float32。', 'Matrix products, and the GELU and dropout that '
+        ('@torch.autocast(', '矩阵乘法和它后面的 GELU、dropout 用 16 位；损失和权重是 float32，GPU 上 softmax、归一化也是。', 'Matrix products, and the GELU and dropout that '
          'follow them, use 16 bits; softmax, norms, the loss and the weights stay in float32.'),
-        ("set_stance('force_eager')", '写歌时长度每步都变，编译的代码派不上用场。', 'While writing, the length changes at every step: compiled code is of no use.'),
+        ("set_stance('force_eager')", '写歌时长度每步都变，形状变了要重新编译，不划算。', 'While writing, the length changes at every step: compiled code is of no use.'),
         ('def compile_blocks', '层层相同，编译一层的代码就够了；参数的名字也不变。先算一遍，编译的时间就不算进速度里。', 'All blocks are alike, so the code of one is enough, '
          'and parameters keep their names. One pass in advance keeps the compilation out of the speed.'),
-        ("set_float32_matmul_precision('high')", 'TF32：留在 float32 的矩阵乘法少算几位小数，快得多。', 'TF32: products that stay in float32 drop '
+        ("set_float32_matmul_precision('high')", 'TF32：Ampere 及更新的显卡才有，T4 上这一行不起作用。', 'TF32: products that stay in float32 drop '
          'some digits and run much faster.'),
         ('torch.amp.GradScaler(', '放大多少倍由它自己找：溢出了就减半，这一步不算；一直没有溢出，隔一阵就加倍。',
          'It finds the factor itself: halved after an overflow, and that step is skipped; doubled now and then while all goes well.'),
-        ('scaler.scale(loss).backward()', 'fp16 的小梯度会变成 0：先放大损失，更新前再缩回来。bf16 时它什么也不做。', 'Small fp16 gradients '
+        ('scaler.scale(loss).backward()', 'fp16 的小梯度会变成 0：先放大损失，更新前再把梯度缩回来。bf16 时它什么也不做。', 'Small fp16 gradients '
          'become 0: the loss is scaled up, and the gradients down again before the update. With bf16 it does nothing.'),
     ],
     'v4_flash_optim': [
@@ -101,9 +101,9 @@ NOTES = {
         ('std = 0.02 * math.sqrt(768 / N_EMBED)', '一次矩阵乘法把 N_EMBED 项加起来，标准差变为 √N_EMBED 倍：0.02 适合 GPT-2 的 768，宽 128 时用它，'
          '每一层加进残差的就太小，学得慢。', 'A matrix product adds N_EMBED terms, and its deviation grows by the root of that: 0.02 suits the 768 of '
          'GPT-2; at a width of 128 each layer would add too little to the residual stream and learn slowly.'),
-        ('std / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；缩小 √(2 × N_LAYERS) 倍，正好抵消。',
+        ('std / math.sqrt(2 * N_LAYERS)', '2 × N_LAYERS 次加到残差上，方差会越加越大；除以 √(2 × N_LAYERS)，正好抵消。',
          'The residual stream is added to 2 × N_LAYERS times; dividing by the root of that keeps its variance in place.'),
-        ('def make_optimizer', '衰减是把权重往 0 拉：对矩阵是好的约束，对偏置、归一的缩放没有道理。', 'Decay pulls weights towards 0: a '
+        ('def make_optimizer', '衰减是把权重往 0 拉：对矩阵是好的约束，对偏置和归一化的缩放参数没有意义。', 'Decay pulls weights towards 0: a '
          'good restraint for matrices, which makes no sense for biases and norm gains.'),
         ('iter(train_loader(train_data))', '只在循环之前建一次：子进程一直活着，才能提前准备后面几步；每步重建，就每步都要等它们启动。',
          'Made once, before the loop: worker processes that stay alive can prepare the steps to come; made anew at each step, they would have to be waited for '
@@ -192,7 +192,7 @@ NOTES = {
          'One table for reading and writing: it saves vocabulary × width parameters, and each word vector learns more often.'),
     ],
     'v10_muon': [
-        ('MUON_LR = ', '两种更新，两个学习率，同样的升降。词向量起步时小，走小步要很久才长得大，所以 AdamW 的也加大了。', 'Two kinds of updates, two learning rates, one schedule. '
+        ('MUON_LR = ', '两种更新，两个学习率，同样的升降。词向量起步时小，走小步要很久才长得大，所以 AdamW 的学习率也调大了。', 'Two kinds of updates, two learning rates, one schedule. '
          'Word vectors start small and would take long to grow in small steps, so the rate of AdamW goes up as well.'),
         ('WEIGHT_DECAY = 0.1 if BIG else 0.3', '小样本要看好多遍，容易背下来；衰减大一些，权重就不容易为了背它而长大。',
          'A small sample is seen many times and easily learned by heart; more decay keeps weights from growing just for that.'),
@@ -211,7 +211,7 @@ NOTES = {
          'as usual.'),
         ('没有保存：训练发散了，请改小 MUON_LR', '不是每次保存都先评估，发散也可能在这里才查出来：给的建议要与 `estimate_loss` 一样。',
          'Not every save follows an evaluation, so divergence may only be found here: the advice has to be that of `estimate_loss`.'),
-        ("group['peak'] * get_lr(step)", '同一条曲线，各乘各的最高点。', 'The same curve, times the peak of each.'),
+        ("group['peak'] * get_lr(step)", '同一条曲线，各乘各的峰值。', 'The same curve, times the peak of each.'),
     ],
     'v11_memmap': [
         ('TOKENIZER_BYTES = ', '学词表不必读完全部数据：随机抽一部分就够。', 'The vocabulary does not need all the data: a random part will do.'),
@@ -443,7 +443,7 @@ NOTES = {
          'The songs to train on are written by the model of that very step, inside the loop: there is nothing to fetch in advance.'),
         ('练习不是为了 test', 'test 量的是猜真歌猜得多准，练习求的是押韵；按 test 挑，很可能挑中练得最少的一份。',
          'test tells how well real songs are predicted, and practice is about rhymes; picked by test, the best may well be the one that practised least.'),
-        ('x, y, advantage, practised = practice(', '每批歌只用一次：更新之后，它们就是旧模型写的了，推的得是现在的模型自己的写法。',
+        ('x, y, advantage, practised = practice(', '每批歌只用一次：更新之后，它们就是旧模型写的了；这种算法要求样本来自当前的模型（on-policy）。',
          'Each batch serves once: after the update it is the work of an older model, and what has to be pushed are the ways of the present one.'),
     ],
     's3_finetune': [
