@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import plots
 import running
+import sentences
 import settings
 from machine import describe
 from scipy.optimize import least_squares
@@ -61,7 +62,7 @@ def fitted(runs: np.ndarray) -> list[float]:
     return min(tries, key=lambda found: found.cost).x.tolist()
 
 
-def report(results: dict) -> tuple[str, str]:
+def report(results: dict, english: bool = True) -> tuple[str, str]:
     """The runs beside the fit, the prediction and its miss (Markdown), and the curves (SVG)."""
     small = {key: found for key, found in results['jobs'].items() if key != results['large']}
     rows, curves = [], {}
@@ -71,19 +72,28 @@ def report(results: dict) -> tuple[str, str]:
         xs.append(d / 1e6)
         ys.append(loss)
     e, log_a, alpha, log_b, beta = results['fit']
-    text = ['| parameters | tokens | test loss | fit − loss |', '|---|---|---|---|', *rows, '',
+    width, layers, steps = LARGE
+    header, predicted, measured = (
+        ('| parameters | tokens | test loss | fit − loss |',
+         f'Predicted for {width} wide, {layers} layers, {steps} steps: ',
+         'Measured: {:.4f}; the prediction misses by {:+.4f}.') if english else
+        ('| 参数 | token | 测试损失 | 拟合 − 实测 |', f'预测（宽 {width}，{layers} 层，{steps} 步）：',
+         '实测 {:.4f}，预测差 {:+.4f}。'))
+    text = [header, '|---|---|---|---|', *rows, '',
             f'loss = {e:.3f} + {np.exp(log_a):.3g} / N^{alpha:.3f} + {np.exp(log_b):.3g} / D^{beta:.3f}', '',
-            f'Predicted for {results["large"]}: {results["prediction"]:.4f}.']
+            f'{predicted}{results["prediction"]:.4f}']
     if results['large'] in results['jobs']:
         loss = results['jobs'][results['large']]['curve'][-1]['test']
-        text.append(f'Measured: {loss:.4f}; the prediction misses by {results["prediction"] - loss:+.4f}.')
+        text.append(measured.format(loss, results['prediction'] - loss))
     return '\n'.join(text) + '\n', plots.lines(curves, 'tokens, million', 'test loss', log=True)
 
 
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     name = f'{results["machine"]["name"]}-{re.sub("[^a-z0-9]+", "-", results["corpus"].lower())}'
-    return {'scaling': f'{report(results)[0]}\n![scaling](../../bench/results/scaling/{name}.svg)'}
+    places = dict(zip(('', '-en'), sentences.places(results), strict=True))
+    return {f'scaling{language}': f'{report(results, english=bool(language))[0]}\n{places[language]}\n\n'
+                                  f'![scaling](../../bench/results/scaling/{name}.svg)' for language in places}
 
 
 def main():

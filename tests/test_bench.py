@@ -370,6 +370,11 @@ def test_the_scaling_law_is_found_and_counts_the_parameters():
         with torch.device('meta'):
             parameters = sum(p.numel() for p in module['GPT'](4000).parameters())
         assert scaling.size(constants) == (parameters, 400 * 2048)
+    jobs = {f'{n}': {'constants': scaling.job(*size, 400, {})['constants'], 'curve': [{'test': 5.0}]} for n, size in enumerate(scaling.SIZES)}
+    results = {'machine': describe(), 'corpus': 'poems', 'large': '3', 'fit': truth, 'prediction': 5.25, 'jobs': jobs}
+    said = scaling.marked(results)
+    assert 'Measured: 5.0000; the prediction misses by +0.2500.' in said['scaling-en'] and '实测 5.0000，预测差 +0.2500。' in said['scaling']
+    assert said['scaling-en'].count(' M | 0.82 M | 5.0000 |') == 3        # the large one is not fitted
 
 
 def test_nanogpt_is_measured_on_the_tokens_of_v6(tmp_path, lyrics_dir, monkeypatch):
