@@ -3,7 +3,7 @@
 v9_llama 的是一个 Llama，v10_muon 起的（s1_control 也是）是一个 Qwen3。
 
 python export_gguf.py checkpoints/v10_muon/best.pt lyrics.gguf
-llama-cli -m lyrics.gguf -no-cnv -p 雨落在旧站台 --temp 0.8 --top-p 0.9
+llama-completion -m lyrics.gguf -no-cnv -p 雨落在旧站台 --temp 0.8 --top-p 0.9
 
 要有 gguf：pip install gguf
 """
