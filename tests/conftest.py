@@ -20,6 +20,8 @@ RUNGS = [name for name in ('v0_char_english', 'v0_char_chinese', 'v0_char_rope',
                            'v11_memmap', 'v12_ddp') if (ROOT / f'{name}.py').exists()]
 CHINESE, ROPE, BPE, CHECKPOINT = RUNGS[1:], RUNGS[2:], RUNGS[3:], RUNGS[7:]
 SONGWRITER = {'s1_control': 'v10_muon', 's2_rhyme_rl': 's1_control', 's3_finetune': 's1_control'}      # and what they follow
+SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
+SONGS = ['\n'.join(song['lyric']) for song in SAMPLE]
 torch.set_num_threads(1)                                            # the models are tiny, and the tests run in parallel
 
 # A model that a test trains in a second; a rung takes those of these constants that it has.
@@ -198,6 +200,47 @@ def train(monkeypatch, capsys):
             raise failed
         return models[-1], capsys.readouterr().out
     return run
+
+
+def imported(name):
+    """A script of the project as a module: 'generate', 'bench/novelty'."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_checkpoint(script, path):
+    """A checkpoint of random weights, norms included, far from the first ones; returns (model, tokenizer)."""
+    mark = '<歌词>' if hasattr(script, 'CODES') else ''
+    tokenizer = script.train_tokenizer([mark + song for song in SONGS[:500]])
+    torch.manual_seed(1)
+    model = script.GPT(len(tokenizer))
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.2
+    torch.save({'model': model.state_dict(), 'config': script.config('0' * 12), 'step': 1, 'best_test_loss': 1.0,
+                'tokenizer': tokenizer.serialized_model_proto()}, path)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys, tmp_path):
+    """run_main(script)(*arguments): main() of a program in this process, in this test's folder: (status, stdout)."""
+    def of(name):
+        module = imported(name)
+
+        def run(*arguments):
+            monkeypatch.chdir(tmp_path)
+            monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
+            capsys.readouterr()
+            try:
+                module.main()
+                status = 0
+            except SystemExit as stop:
+                status = stop.code
+            return status, capsys.readouterr().out
+        return run
+    return of
 
 
 def songs_of(module) -> list[str]:

@@ -6,11 +6,10 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, write_songs
+from conftest import ROOT, SAMPLE, write_songs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
 LINES = [[re.sub(r'\\u(\w{4})', lambda m: chr(int(m[1], 16)), cell).replace('\\r', '\r') for cell in line.split('\t')]
          for line in (ROOT / 'tests' / 'lyric_lines.tsv').read_text(encoding='utf-8').splitlines()[1:]]
 

@@ -1,6 +1,5 @@
 """export_hf.py: what transformers loads is the model that was trained, and writes the songs that generate.py writes."""
 import argparse
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -8,51 +7,16 @@ import sys
 
 import pytest
 import torch
-from conftest import CHECKPOINT, ROOT, environment, level
+from conftest import CHECKPOINT, ROOT, SONGS, environment, imported, level, make_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
-SONGS = ['\n'.join(song['lyric']) for song in SAMPLE]
 ODD = ['', ' a', '  雨 落 ', 'a𠮷b🎵', '\t\r\n\n雨', "don't , stop !", '▁', 'aaaaaaaaaa', '<0x41><unk', '雨雨雨', '　']
 EXPORTED = [*(name for name in CHECKPOINT if level(name) >= 9), 's1_control']
 
 
-def imported(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def make_checkpoint(script, path):
-    """A checkpoint of random weights, norms included, far from the first ones; returns (model, tokenizer)."""
-    mark = '<歌词>' if hasattr(script, 'CODES') else ''
-    tokenizer = script.train_tokenizer([mark + song for song in SONGS[:500]])
-    torch.manual_seed(1)
-    model = script.GPT(len(tokenizer))
-    for parameter in model.parameters():
-        parameter.data += torch.randn_like(parameter) * 0.2
-    torch.save({'model': model.state_dict(), 'config': script.config('0' * 12), 'step': 1, 'best_test_loss': 1.0,
-                'tokenizer': tokenizer.serialized_model_proto()}, path)
-    return model.eval(), tokenizer
-
-
 @pytest.fixture
-def export(monkeypatch, capsys, tmp_path):
-    """export(*arguments): main() in this process, in this test's folder: (status, stdout)."""
-    module = imported('export_hf')
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, 'argv', ['export_hf.py', *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            module.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, capsys.readouterr().out
-    return run
+def export(run_main):
+    return run_main('export_hf')
 
 
 @pytest.fixture

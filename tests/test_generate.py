@@ -1,7 +1,6 @@
 """generate.py: its logits are the training scripts', its songs depend on their seed alone, and no file is lost."""
 import argparse
 import ast
-import importlib.util
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHECKPOINT, ROOT, environment, write_songs
+from conftest import CHECKPOINT, ROOT, environment, imported, write_songs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,13 +24,6 @@ PLAIN = {'temperature': 0.8, 'top_k': 0, 'top_p': 1.0, 'repetition_penalty': 1.0
 PROMPTS = ['雨落在旧站台', '', '风', '夜色很长很长\n我在旧站台上等一个人，等到灯都熄了']  # 1 to 26 tokens
 SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
 LYRICS = ['\n'.join(song['lyric']) for song in SAMPLE[:500]]
-
-
-def imported(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_checkpoint(script, tokenizer, path, eos=None):
@@ -54,12 +46,12 @@ def make_checkpoint(script, tokenizer, path, eos=None):
 
 @pytest.fixture(scope='module')
 def generate():
-    return imported(ROOT / 'generate.py')
+    return imported('generate')
 
 
 @pytest.fixture(scope='module')
 def tokenizer(lyrics_dir):
-    script = imported(ROOT / 'v5_checkpoint.py')
+    script = imported('v5_checkpoint')
     script.LYRICS_DIR, script.BPE_VOCAB_SIZE = str(lyrics_dir), 3000
     return script.train_tokenizer(LYRICS)
 
@@ -69,7 +61,7 @@ def here(tmp_path_factory, tokenizer):
     """A folder with checkpoints of v5's structure: checkpoints/best.pt, whose songs end after some 20 tokens, and
     endless.pt, whose songs never end."""
     folder = tmp_path_factory.mktemp('here')
-    script = imported(ROOT / 'v5_checkpoint.py')
+    script = imported('v5_checkpoint')
     script.N_EMBED, script.N_HEADS, script.N_LAYERS, script.BLOCK_SIZE = 32, 2, 2, 32
     (folder / 'checkpoints').mkdir()
     make_checkpoint(script, tokenizer, folder / 'checkpoints' / 'best.pt', eos=5.5)
@@ -633,7 +625,7 @@ def test_stands_alone():
 # ---------- bench/novelty.py ----------
 @pytest.fixture(scope='module')
 def novelty():
-    return imported(ROOT / 'bench' / 'novelty.py')
+    return imported('bench/novelty')
 
 
 def test_novelty_counts_what_was_copied(novelty):

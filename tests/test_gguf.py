@@ -1,12 +1,9 @@
 """export_gguf.py: what transformers (and llama.cpp, where it is installed) reads is the model that was trained."""
-import sys
-
 import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKPOINT, level
-from test_export import SONGS, imported, make_checkpoint
+from conftest import CHECKPOINT, SONGS, imported, level, make_checkpoint
 from transformers import AutoModelForCausalLM
 
 PROMPTS = ['', '雨', '风', '夜色很长', '雨落在旧站台', 'a b', '夜色很长\n我在等你', '谁', '天亮以后', '🎵']
@@ -15,21 +12,8 @@ EXPORTED = ['v9_llama', 'v10_muon', 's1_control']
 
 
 @pytest.fixture
-def export(monkeypatch, capsys, tmp_path):
-    """export(*arguments): main() in this process, in this test's folder: (status, stdout)."""
-    module = imported('export_gguf')
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, 'argv', ['export_gguf.py', *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            module.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, capsys.readouterr().out
-    return run
+def export(run_main):
+    return run_main('export_gguf')
 
 
 @pytest.fixture

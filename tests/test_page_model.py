@@ -9,8 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TINY
-from test_export import SONGS, make_checkpoint
+from conftest import ROOT, SONGS, TINY, make_checkpoint
 
 driver = pytest.importorskip('playwright._impl._driver', reason='playwright is not installed')
 SIZE = {'N_EMBED': 64, 'N_HEADS': 4, 'N_LAYERS': 3, 'BLOCK_SIZE': 48, 'DROP_OUT': 0.0}

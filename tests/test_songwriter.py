@@ -1,6 +1,5 @@
 """s1_control, s2_rhyme_rl, s3_finetune: the codes in the text, writing as asked, practice by reward, fine-tuning."""
 import argparse
-import json
 import re
 import shutil
 import signal
@@ -9,10 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, log_lines, run_script, start_script, tiny, wait_for, write_songs
-from test_generate import imported
+from conftest import ROOT, SAMPLE, imported, log_lines, run_script, start_script, tiny, wait_for, write_songs
 
-SAMPLE = json.loads((ROOT / 'ChineseLyrics' / 'sample.json').read_text(encoding='utf-8'))
 SHORT = {'MAX_SONGS': 200, 'BPE_VOCAB_SIZE': 3000, 'BLOCK_SIZE': 128, 'N_HEADS': 4, 'N_KV_HEADS': 2, 'MUON_LR': 0.02}
 
 
@@ -134,7 +131,7 @@ def test_training_helps_and_shows_no_codes(trained):
 # ---------- generate.py ----------
 @pytest.fixture(scope='module')
 def writer(trained):
-    generate = imported(ROOT / 'generate.py')
+    generate = imported('generate')
     model, tokenizer = generate.load(trained[0] / 'checkpoints/s1_control/best.pt', 'cpu')
     return generate, model, tokenizer
 
