@@ -84,7 +84,7 @@ def figures(results: dict) -> dict[str, str]:
                                  for rung in s.PAY_LATER}, 'steps of a whole run', 'bits/char', log=True)
     wanted = {
         'v1-corpus': lambda: lines({rung: (list(s.SIZES_OF_CORPUS), [
-            report.final(jobs[f'corpus/{rung}/{songs} songs']) for songs in s.SIZES_OF_CORPUS])
+            report.lowest(jobs[f'corpus/{rung}/{songs} songs']) for songs in s.SIZES_OF_CORPUS])
             for rung in ('v0_char_rope', 'v1_bpe_rope')}, 'songs', 'bits/char', log=True),
         'v7-memory': lambda: lines({'v7_grad_accum': numbers(
             'own/v7_grad_accum/micro {}', s.MICRO, 'peak_memory', 2**20)}, 'micro-batch, windows', 'peak memory, MiB'),

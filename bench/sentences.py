@@ -4,7 +4,7 @@ import statistics
 from contextlib import suppress
 
 import settings as s
-from report import below, best, by, change, final, median, signed
+from report import below, best, by, change, final, lowest, median, signed
 
 
 def places(results: dict) -> tuple[str, str]:
@@ -63,12 +63,15 @@ def paying(rung):
 
 def bpe(results, jobs):
     tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
-    found = [(f'{n:,}', signed([final(jobs[f'corpus/v1_bpe_rope/{n} songs']) - final(jobs[f'corpus/v0_char_rope/{n} songs'])]))
-             for n in s.SIZES_OF_CORPUS]
-    return (f'一个 token 是 {tokens:.2f} 个字{"（几乎没有可合并的词）" * (tokens < 1.1)}，一步读的字数是 {tokens:.2f} 倍；与 v0_char_rope 相比，语料有'
-            f'{"，".join(f" {n} 首时 {gain}" for n, gain in found)} bits/char',
-            f'a token is {tokens:.2f} characters, and a step reads that much more text; against v0_char_rope '
-            f'{", ".join(f"{gain} with {n}" for n, gain in found)} songs, in bits/char')
+    few, none = ('（几乎没有可合并的词）', ' (there is hardly a word to merge)') if tokens < 1.1 else ('', '')
+    found = []
+    for songs in s.SIZES_OF_CORPUS:
+        ours, other = (lowest(jobs[f'corpus/{rung}/{songs} songs']) for rung in ('v1_bpe_rope', 'v0_char_rope'))
+        found.append((f'{songs:,}', signed([ours - other])))
+    return (f'一个 token 是 {tokens:.2f} 个字{few}，一步读的字数也是这么多倍；'
+            f'{"、".join(songs for songs, _ in found)} 首歌，比 v0_char_rope {"、".join(gain for _, gain in found)} bits/char',
+            f'a token is {tokens:.2f} characters{none}, and a step reads that much more text; against v0_char_rope, '
+            f'{", ".join(f"{gain} with {songs}" for songs, gain in found)} songs, in bits/char')
 
 
 def recipe(results, jobs):
