@@ -4,7 +4,8 @@
 - `get_lr` 给出第 step 步的学习率与峰值之比，由 `WARMUP_ITERS`、`LEARNING_RATE`（现在是峰值）、`MIN_LR` 决定；
 - 有了预热和衰减，峰值可以定得更高，GPU 上的模型也放大一些：`N_EMBED`、`N_HEADS`。
 
-测得（AMD EPYC，2 核，古诗）：验证歌曲上与 v1_bpe_rope 相比，各取最佳学习率：1200 步 −0.068 bits/char。
+测得（AMD EPYC，2 核，古诗）：验证歌曲上与 v1_bpe_rope 相比，各取最佳学习率：300 步 −0.024，600 步 −0.084，
+1200 步 −0.068 bits/char。
 
 看差异：git diff --no-index v1_bpe_rope.py v2_cosine_lr.py
 运行：python v2_cosine_lr.py

@@ -63,7 +63,7 @@ def paying(rung):
 
 def bpe(results, jobs):
     tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
-    few, none = ('（几乎没有可合并的词）', ' (there is hardly a word to merge)') if tokens < 1.1 else ('', '')
+    few, none = ('（生僻字拆成字节，抵消了合并）', ' (the bytes of rare characters cancel the merges)') if tokens < 1.1 else ('', '')
     found = []
     for songs in s.SIZES_OF_CORPUS:
         ours, other = (lowest(jobs[f'corpus/{rung}/{songs} songs']) for rung in ('v1_bpe_rope', 'v0_char_rope'))
