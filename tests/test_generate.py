@@ -115,6 +115,19 @@ def call(folder, *arguments, env=None, text=True, code=None, **options):
 
 
 # ---------- the model ----------
+def test_int8_is_close_to_float(generate, here, run):
+    """Not equal: the products are of whole numbers. And only where PyTorch has them, on a CPU."""
+    model, _ = generate.load(here / 'checkpoints/best.pt', 'cpu')
+    idx = torch.tensor([[1, 20, 30, 40]])
+    exact = model.forward(idx, model.new_cache(1, 4), 0)
+    model.to_int8()
+    rough = model.forward(idx, model.new_cache(1, 4), 0)
+    assert 0 < (rough - exact).abs().max() < 0.1 * exact.abs().max()
+    status, out, err = run('--int8', '--max-tokens', 20)
+    assert status == 0 and out.strip() and 'Warning' not in err
+    assert run('--int8', '--device', 'cuda')[0] == 2
+
+
 @pytest.mark.parametrize('name', CHECKPOINT)
 def test_logits_equal_the_training_scripts(name, generate, load, tokenizer, tmp_path):
     script = load(name, DROP_OUT=0.3, N_EMBED=64, N_HEADS=4)
