@@ -72,15 +72,16 @@ class GPT:
     def to_int8(self):
         """CPU 上的矩阵乘法改用 int8：权重每行一个缩放，输入现算一个。要读的内存只有四分之一。"""
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-        for name in [name.removesuffix('.weight') for name, weight in self.weights.items() if weight.dim() == 2]:
-            parts = {'weight': self.weights[f'{name}.weight']}
-            if f'{name}.bias' in self.weights:
-                parts['bias'] = self.weights[f'{name}.bias']
-            layer = nn.Linear(*parts['weight'].shape[::-1], bias='bias' in parts)
-            layer.load_state_dict(parts)
-            with warnings.catch_warnings():                         # 要搬去 torchao 的提醒；那里的 CPU 上没有这么快
-                warnings.simplefilter('ignore')
-                self.int8[name] = quantize_dynamic(nn.Sequential(layer), {nn.Linear: per_channel_dynamic_qconfig})[0]
+        for key, weight in self.weights.items():
+            if weight.dim() == 2 and key != 'token_embedding.weight':       # 词向量是一行行查的表，不做乘法
+                name = key.removesuffix('.weight')
+                bias = self.weights.get(f'{name}.bias')
+                layer = nn.Linear(*weight.shape[::-1], bias=bias is not None)
+                layer.load_state_dict({'weight': weight} if bias is None else {'weight': weight, 'bias': bias})
+                one = nn.Sequential(layer)
+                with warnings.catch_warnings():                     # 要搬去 torchao 的提醒；那里的 CPU 上没有这么快
+                    warnings.simplefilter('ignore')
+                    self.int8[name] = quantize_dynamic(one, {nn.Linear: per_channel_dynamic_qconfig})[0]
 
     def linear(self, x, name):
         if name in self.int8:

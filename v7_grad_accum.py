@@ -6,7 +6,8 @@
 - `estimate_loss`、`compile_blocks` 也按这个大小来；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
-测得（AMD EPYC，2 核，古诗）：每次算 1／4／16／64 个窗口，内存峰值 739／738／925／1971 MiB，损失相同。
+测得（AMD EPYC，2 核，古诗）：每次算 1／4／16／64 个窗口，内存峰值 739／738／925／1971 MiB，
+测试损失 8.1863／8.1863／8.1863／8.1863。
 
 看差异：git diff --no-index v6_wandb.py v7_grad_accum.py
 运行：python v7_grad_accum.py

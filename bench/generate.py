@@ -67,18 +67,21 @@ def main():
     machine, rows = describe(), []
     print(f'GPT-2 Small size, {machine["gpu"] or machine["cpu"]}, songs of {options.tokens} tokens\n')
     print('| model | songs at once | cache | cache for 1024 tokens, MiB a song | tok/s |\n|---|---|---|---|---|')
-    for rung in ('v8_mfu', 'v9_llama'):
+    for rung, int8 in (('v8_mfu', False), ('v9_llama', False), ('v9_llama', True)):
         script = {'__name__': rung, '__file__': f'{rung}.py'}
         exec(compile(edit(rung, SIZE), f'{rung}.py', 'exec'), script)
         torch.manual_seed(1)
         model = generate.GPT(script['GPT'](VOCAB_SIZE).state_dict(), SIZE, machine['device'])
+        if int8:
+            model.to_int8()
+        name = f'{rung}, int8' if int8 else rung
         measure(model, 1, 20, True)                                 # warm up
-        for songs, use_cache in ((1, False), (1, True), (16, True)):
-            row = {'model': rung, 'songs': songs, 'cache': use_cache,
+        for songs, use_cache in ([] if int8 else [(1, False)]) + [(1, True), (16, True)]:
+            row = {'model': name, 'songs': songs, 'cache': use_cache,
                    'mib': 4 * model.new_cache(1, SIZE['BLOCK_SIZE']).numel() / 2**20 if use_cache else 0,
                    'tok_per_s': songs * options.tokens / measure(model, songs, options.tokens, use_cache)}
             rows.append(row)
-            print(f'| {rung} | {songs} | {use_cache} | {row["mib"]:.0f} | {row["tok_per_s"]:.1f} |', flush=True)
+            print(f'| {name} | {songs} | {use_cache} | {row["mib"]:.0f} | {row["tok_per_s"]:.1f} |', flush=True)
     path = ROOT / 'bench' / 'results' / 'generate' / f'{machine["name"]}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {'machine': machine, 'size': SIZE | {'vocab_size': VOCAB_SIZE}, 'tokens': options.tokens, 'rows': rows}

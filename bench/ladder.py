@@ -72,9 +72,7 @@ def plot(results: dict, rung: str) -> str:
 
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
-    corpus, (chinese, english) = results['corpus'], sentences.places(results)
-    made = {}
-    songs = {}
+    corpus, made, songs = results['corpus'], {}, {}
     for rung in settings.RUNGS + settings.BRANCH:
         for job in report.by(results, f'shipped/{rung}').values():
             song = job.get('song', '').splitlines()
@@ -87,12 +85,12 @@ def marked(results: dict) -> dict[str, str]:
             made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
         if share := report.rhyming(results, rung):
             made[f'rhymes-short {rung}'] = f'{share[0]:.0%}'
-    short = chinese.split('，')[-1].removeprefix('自带的'), english.split(', ')[-1].removeprefix('the shipped ')
-    for language, where, dash, shortly in (('', f'（{chinese}）。', '：', f'（{short[0]}）'),
-                                           ('-en', f' ({english}).', ': ', f' ({short[1]})')):
+    marks = [('', '：', '（', '）', '。'), ('-en', ': ', ' (', ')', '.')]
+    for (language, dash, left, right, stop), place, what in zip(
+            marks, sentences.places(results), sentences.corpus(results), strict=True):
         for rung, sentence in sentences.currencies(results, language == '-en').items():
-            made |= {f'buys{language} {rung}': f'{sentence}{where}{plot(results, rung)}',
-                     f'buys-short{language} {rung}': dash + sentence + shortly}
+            made |= {f'buys{language} {rung}': f'{sentence}{left}{place}{right}{stop}{plot(results, rung)}',
+                     f'buys-short{language} {rung}': f'{dash}{sentence}{left}{what}{right}'}
         noise = max([statistics.stdev(found) for rung in settings.NEAR
                      if len(found := report.change(results, rung)) > 1], default=0)
         windows, size = settings.CONTROLLED['BATCH_SIZE'], settings.CONTROLLED['BLOCK_SIZE']

@@ -7,11 +7,15 @@ import settings as s
 from report import below, best, by, change, final, lowest, median, signed
 
 
+def corpus(results: dict) -> tuple[str, str]:
+    """On what it was measured, in Chinese and English."""
+    return {'sample': ('自带的样本', 'the shipped sample'), 'classical poems': ('古诗', 'classical poems')}.get(
+        results['corpus'], (results['corpus'], results['corpus']))
+
+
 def places(results: dict) -> tuple[str, str]:
-    """Where and on what it was measured, in Chinese and English."""
-    machine, names = results['machine'], {'sample': ('自带的样本', 'the shipped sample'),
-                                          'classical poems': ('古诗', 'classical poems')}
-    chinese, english = names.get(results['corpus'], (results['corpus'], results['corpus']))
+    """Where and on what it was measured."""
+    machine, (chinese, english) = results['machine'], corpus(results)
     processor = machine['gpu'] or machine['cpu']
     return f'{processor}，{machine["cores"]} 核，{chinese}', f'{processor}, {machine["cores"]} cores, {english}'
 
@@ -63,14 +67,13 @@ def paying(rung):
 
 def bpe(results, jobs):
     tokens = s.chars_per_token(jobs['steps/v1_bpe_rope/seed 1'])
-    few, none = ('（生僻字拆成字节，抵消了合并）', ' (the bytes of rare characters cancel the merges)') if tokens < 1.1 else ('', '')
     found = []
     for songs in s.SIZES_OF_CORPUS:
         ours, other = (lowest(jobs[f'corpus/{rung}/{songs} songs']) for rung in ('v1_bpe_rope', 'v0_char_rope'))
         found.append((f'{songs:,}', signed([ours - other])))
-    return (f'一个 token 是 {tokens:.2f} 个字{few}，一步读的字数也是这么多倍；'
+    return (f'一个 token 是 {tokens:.2f} 个字，一步读的字数也是这么多倍；'
             f'{"、".join(songs for songs, _ in found)} 首歌，比 v0_char_rope {"、".join(gain for _, gain in found)} bits/char',
-            f'a token is {tokens:.2f} characters{none}, and a step reads that much more text; against v0_char_rope, '
+            f'a token is {tokens:.2f} characters, and a step reads that much more text; against v0_char_rope, '
             f'{", ".join(f"{gain} with {songs}" for songs, gain in found)} songs, in bits/char')
 
 
@@ -106,10 +109,12 @@ def checkpoint(results, jobs):
 
 
 def accumulation(results, jobs):
-    memory = [(n, jobs[f'own/v7_grad_accum/micro {n}']['peak_memory'] / 2**20) for n in s.MICRO]
-    windows, mib = ('／'.join(f'{value:.0f}' for value in column) for column in zip(*memory))
-    return (f'每次算 {windows} 个窗口，内存峰值 {mib} MiB，损失相同',
-            f'with {windows} windows at a time the peak of memory is {mib} MiB; the loss is the same'.replace('／', ' / '))
+    runs = [jobs[f'own/v7_grad_accum/micro {n}'] for n in s.MICRO]
+    rows = zip(*((str(n), f'{job["peak_memory"] / 2**20:.0f}', f'{job["curve"][-1]["test"]:.4f}')
+                 for n, job in zip(s.MICRO, runs, strict=True)))
+    windows, mib, losses = ('／'.join(row) for row in rows)
+    return (f'每次算 {windows} 个窗口，内存峰值 {mib} MiB，测试损失 {losses}',
+            f'with {windows} windows at a time the peak of memory is {mib} MiB, the test loss {losses}'.replace('／', ' / '))
 
 
 def mfu(results, jobs):
@@ -126,14 +131,14 @@ def llama(results, jobs):
 
 def muon(results, jobs):
     v6 = jobs['steps/v6_wandb/seed 1']
-    steps = min(n for n in (*s.SHORTER, s.STEPS) if final(jobs[
-        f'own/v10_muon/{n} steps' if n in s.SHORTER else 'steps/v10_muon/seed 1']) <= final(v6))
+    runs = {n: final(jobs[f'own/v10_muon/{n} steps']) for n in s.SHORTER} | {s.STEPS: final(jobs['steps/v10_muon/seed 1'])}
+    steps = min(n for n, bits in runs.items() if bits <= final(v6))
     ours, theirs = (f'{n * 2048 / median(by(results, f"speed/{rung}")):.0f}'
                     for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb')))
-    values = [final(jobs['steps/v10_muon/seed 1']) - final(v6)]
-    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；{steps} 步（{ours} 秒）就到 {final(v6):.3f}，v6 要 {s.STEPS} 步（{theirs} 秒）',
-            f'{signed(values)} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) reaches the '
-            f'{final(v6):.3f} that v6 has after {s.STEPS} ({theirs} s)')
+    values = [runs[s.STEPS] - final(v6)]
+    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；只训练 {steps} 步（{ours} 秒），{runs[steps]:.3f}，v6 训练 {s.STEPS} 步（{theirs} 秒），{final(v6):.3f}',
+            f'{signed(values)} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) ends at '
+            f'{runs[steps]:.3f}, one of v6 of {s.STEPS} ({theirs} s) at {final(v6):.3f}')
 
 
 def memmap(results, jobs):

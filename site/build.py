@@ -27,7 +27,7 @@ SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT / 'bench'))
 import report  # noqa: E402
-from sentences import currencies  # noqa: E402
+from sentences import corpus, currencies  # noqa: E402
 from settings import RUNGS  # noqa: E402
 
 BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
@@ -38,7 +38,6 @@ PAGES = {'writing': ('命令行写歌', 'Writing songs'), 'constants': ('常量'
          'glossary': ('词汇表', 'Glossary'), 'results': ('实测结果', 'Results')}
 ASIDE = {'v12_ddp': ['s1_control'], 's2_rhyme_rl': ['s3_finetune']}       # where to go from the ends
 SOURCE = {name: (ROOT / f'{name}.py').read_text(encoding='utf-8') for name in SCRIPTS}
-CORPORA = {'sample': ('样本', 'sample'), 'classical poems': ('古诗', 'classical poems')}
 CAPTIONS = {                                                        # of the plots, in this order
     'waterfall': ('每一级让 bits/char 变了多少', 'what each rung changes'),
     'budgets': ('训练多久，各级才值得', 'how long a run must be for a rung to pay'),
@@ -470,8 +469,7 @@ def bought(name: str, measured: list[dict]) -> str:
     """What the script buys in one sentence, where it has been measured."""
     for result in reversed(measured):
         if said := currencies(result).get(name):
-            where = CORPORA.get(result['corpus'], (result['corpus'], result['corpus']))
-            english = currencies(result, english=True)[name]
+            where, english = corpus(result), currencies(result, english=True)[name]
             return f'{both(f"{said}（{where[0]}）", f"{english} ({where[1]})")} {rhyming(name, measured)}'
     return rhyming(name, measured)
 
@@ -646,8 +644,8 @@ def playground() -> str:
     load = both(f'载入模型（{size:.1f} MB）', f'Load the model ({size:.1f} MB)')
     fields = (f'<label>{both("开头", "It begins with")}<textarea id=opening rows=3 maxlength=300 lang=zh>雨落在旧站台\n'
               f'我还在等你</textarea></label>'
-              f'<label>{both("情绪", "Mood")} <select id=mood><option value=""></option></select></label>'
-              f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value=""></option></select></label>'
+              f'<label>{both("情绪", "Mood")} <select id=mood><option value="">—</option></select></label>'
+              f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value="">—</option></select></label>'
               f'<label>{both("温度", "Temperature")} <input type=range id=temperature min=0 max=1.5 step=0.1 value=0.8>'
               f'<output id=degrees>0.8</output></label>'
               f'<span><button>{both("写", "Write")}</button> <button type=button id=stop disabled>{both("停", "Stop")}'
@@ -726,12 +724,12 @@ def front_page(measured: list[dict]) -> str:
     run = both('或者马上训练一个（没有 GPU 也行，两分钟左右）：',
                'Or train one at once (no GPU needed, some two minutes): ')
     bits = both('<b>bits/char</b>：模型平均每个字要用多少比特编码，越低越好；不同的词表也能比。'
-                '句子末尾写着在哪里测的：样本是自带的 2,516 首歌，默认设置；'
-                '古诗是 680 万字，除了这一级的想法，别的都一样。',
+                '句子末尾写着在哪里测的：自带的样本有 2,516 首歌，默认设置；'
+                '古诗有 680 万字，除了这一级的想法和各自最好的学习率，别的都一样。',
                 '<b>bits/char</b>: how many bits the model needs to encode a character, on average; lower is better, '
-                'whatever the tokenizer. Each sentence ends with where it was measured: the sample is the 2,516 songs '
-                'that ship, with the constants as they are; the classical poems are 6.8 million characters, with '
-                "everything but the rung's idea alike.")
+                'whatever the tokenizer. Each sentence ends with where it was measured: the shipped sample has '
+                '2,516 songs, and the constants are as they stand; the classical poems have 6.8 million characters, '
+                "and everything but the rung's idea and its best learning rate is alike.")
     wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
     song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
     play, runs = playground(), written(measured)
@@ -755,9 +753,9 @@ def results_page(measured: list[dict]) -> str:
              'without': ('逐个去掉', 'Leave one out')}
     body = f'<h1>{both("实测结果", "Results")}</h1>' + article(SITE / 'pages', 'results')
     for result in measured:
-        machine, corpus = result['machine'], result['corpus']
+        machine = result['machine']
         packages = ', '.join(f'{package} {version}' for package, version in machine['packages'].items())
-        body += (f'<h2>{both(*CORPORA.get(corpus, (corpus, corpus)))}</h2>'
+        body += (f'<h2>{both(*corpus(result))}</h2>'
                  f'<p class=where>{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, {packages}</p>')
         tables = zip(report.tables(result).items(), report.tables(result, english=True).values(), strict=True)
         body += ''.join(f'<h3>{both(*names[name])}</h3>{both(to_html(chinese), to_html(english), "div")}'

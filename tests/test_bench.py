@@ -302,7 +302,7 @@ def test_sentences_and_plots_appear_as_their_experiments_are_run():
     assert list(said) == list(english) and not re.search('[\u4e00-\u9fff]', ''.join(english.values()))
     assert list(said) == settings.RUNGS
     assert '5.00 升到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
-    assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and '300 步（614 秒）就到 12.002，v6 要 1200 步（2458 秒）' in said['v10_muon']
+    assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and '只训练 300 步（614 秒），8.020，v6 训练 1200 步（2458 秒），12.002' in said['v10_muon']
     assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus'}
     assert set(drawn) == {'waterfall', 'budgets', 'v1-corpus', 'v7-memory', 'v11-memory', 'v12-speed', 'v0_char_rope', 'v1_bpe_rope',
                           'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim', 'v9_llama', 'v10_muon'}
@@ -408,6 +408,36 @@ print(*[f'iter {i}: loss 8.0, time {500 if i == 20 else 8:.2f}ms, mfu 1%' for i 
     assert found['bits_per_char'] == pytest.approx(np.log2(3000) * len(test) / characters, rel=1e-4)
 
 
+def test_a_quarter_run_has_a_quarter_of_the_steps_and_of_the_warm_up(monkeypatch):
+    seen = []
+    monkeypatch.setattr(running, 'run', lambda source, job, corpus, data: seen.append(job['constants']) or {
+        'tok_per_s': 1, 'curve': [{'bits_per_char': 1.0}]})
+    for part in (1, 4):
+        field.ours('v10_muon', ROOT, 4e-2, 1, [], part)
+    assert [(one['TRAIN_ITERS'], one['WARMUP_ITERS']) for one in seen] == [(600, 200), (150, 50)]
+
+
+def test_the_field_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    runs = []
+
+    def ours(rung, data, rate, seed, patches, part=1):
+        if len(runs) == 12:
+            raise KeyboardInterrupt
+        runs.append((rung, rate, seed, part, bool(patches)))       # patched: on validation songs
+        return {'tok_per_s': 1, 'bits_per_char': rate, 'curve': []}
+    monkeypatch.setattr(field, 'nanogpt', ours)
+    monkeypatch.setattr(field, 'ours', ours)
+    monkeypatch.setattr(field, 'RESULTS', tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['field.py', '--nanogpt', 'nano'])
+    with pytest.raises(KeyboardInterrupt):
+        field.main()
+    runs.append('stopped')
+    field.main()
+    runs.remove('stopped')
+    assert len(runs) == len(set(runs)) == 9 + 12                    # three rates of three models; four runs of three seeds
+    assert ('v10_muon', 0.02, 3, 4, False) in runs                         # at the best rate, here the lowest
+
+
 def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / 'bench'))
     spec = importlib.util.spec_from_file_location('bench_generate', ROOT / 'bench' / 'generate.py')
@@ -420,7 +450,8 @@ def test_the_cache_is_measured_on_songs_of_the_same_length(tmp_path, monkeypatch
     monkeypatch.setattr(module, 'ROOT', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['generate.py', '--tokens', '6'])
     module.main()
-    assert lengths == 2 * ([1] * 20 + [1, 2, 3, 4, 5, 6] + [1] * 12)   # of each model: warm-up, without the cache, with it
+    cached = [1] * 12                                               # of each model: warm-up, without the cache, with it
+    assert lengths == 2 * ([1] * 20 + [1, 2, 3, 4, 5, 6] + cached) + [1] * 20 + cached
     [path] = (tmp_path / 'bench/results/generate').iterdir()
     table = capsys.readouterr().out
     for row in json.loads(path.read_text(encoding='utf-8'))['rows']:
