@@ -136,7 +136,7 @@ def muon(results, jobs):
     ours, theirs = (f'{n * 2048 / median(by(results, f"speed/{rung}")):.0f}'
                     for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb')))
     values = [runs[s.STEPS] - final(v6)]
-    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；只训练 {steps} 步（{ours} 秒），{runs[steps]:.3f}，v6 训练 {s.STEPS} 步（{theirs} 秒），{final(v6):.3f}',
+    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；只训练 {steps} 步（{ours} 秒）到 {runs[steps]:.3f}，v6 训练 {s.STEPS} 步（{theirs} 秒）到 {final(v6):.3f}',
             f'{signed(values)} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) ends at '
             f'{runs[steps]:.3f}, one of v6 of {s.STEPS} ({theirs} s) at {final(v6):.3f}')
 

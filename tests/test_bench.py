@@ -302,7 +302,7 @@ def test_sentences_and_plots_appear_as_their_experiments_are_run():
     assert list(said) == list(english) and not re.search('[\u4e00-\u9fff]', ''.join(english.values()))
     assert list(said) == settings.RUNGS
     assert '5.00 升到 6.00、7.50' in said['v0_char_rope'] and '丢了 205 秒' in said['v5_checkpoint'] and '存一次 0.20' in said['v5_checkpoint']
-    assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and '只训练 300 步（614 秒），8.020，v6 训练 1200 步（2458 秒），12.002' in said['v10_muon']
+    assert '300 步 −1.000，' in said['v2_cosine_lr'] and '4.0 MB' in said['v12_ddp'] and '只训练 300 步（614 秒）到 8.020，v6 训练 1200 步（2458 秒）到 12.002' in said['v10_muon']
     assert set(found) == {'shipped', 'steps', 'rates', 'without', 'corpus'}
     assert set(drawn) == {'waterfall', 'budgets', 'v1-corpus', 'v7-memory', 'v11-memory', 'v12-speed', 'v0_char_rope', 'v1_bpe_rope',
                           'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim', 'v9_llama', 'v10_muon'}
