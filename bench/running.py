@@ -104,7 +104,7 @@ def run(source: str, job: dict, corpus: list[Path], data: Path) -> dict:
             'rhyming': [counts(json.loads(song))[0] for song in re.findall(r'^song (.*)$', text, re.M)],
             'strip': json.loads((re.findall(r'^strip (.*)$', text, re.M) or ['[]'])[0]),
             'songs': [[int(step), song] for step, song in PREVIEW.findall(text)],
-            'log': re.findall(r'^step .*', text, re.M)[-3:],
+            'log': re.findall(r'^(?:step |第 \d+ 步：押).*', text, re.M)[-3:],
             'song': (PREVIEW.findall(text) or [('', '')])[-1][1]}
 
 

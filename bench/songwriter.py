@@ -313,7 +313,8 @@ def tables(results: dict, english: bool) -> dict[str, str]:
         names = [pair[english is False] for pair in MEASURES]
         rows = [(seed.removeprefix('seed '), say(RUNS.get(name, name.replace('best of', '挑最好的，几遍：')), name),
                  percent(run[lyrics.NAMES[0]][0]), f'{run[lyrics.NAMES[4]][0]:.3f}', percent(run[lyrics.NAMES[3]][0]),
-                 percent(run['same character']), f'{run["bits_per_char"]:.3f}', run['seconds'])
+                 percent(run['same character']), f'{run["bits_per_char"]:.3f}',
+                 '' if name.startswith(('before', 'best')) else run['seconds'])
                 for seed, runs in found.items() for name, run in runs.items()]
         made['s2_rhyme_rl'] = table([say('种子', 'seed'), '', names[0], names[4], names[3],
                                      say('同字', 'same character'), 'bits/char', say('秒', 'seconds')], rows)
@@ -338,9 +339,11 @@ def sentences(results: dict, english: bool) -> dict[str, str]:
                               'stanzas rhyme unasked' if english else
                               f'{rhyme} 的行押要求的韵，{length} 的行是要求的字数；不作要求，{free} 的节押韵')
     if found := results.get('practice'):
-        before, after = (percent(found['seed 1'][name][lyrics.NAMES[0]][0]) for name in ('before', 'leash'))
-        made['s2_rhyme_rl'] = (f'rhyming stanzas from {before} to {after}' if english else
-                               f'押韵的节从 {before} 到 {after}')
+        best = next(name for name in found['seed 1'] if name.startswith('best'))
+        before, after, best = (percent(found['seed 1'][name][lyrics.NAMES[0]][0]) for name in ('before', 'leash', best))
+        made['s2_rhyme_rl'] = (f'rhyming stanzas from {before} to {after}; the best of several songs, for the same '
+                               f'time: {best}' if english else
+                               f'押韵的节从 {before} 到 {after}；不练习，同样的时间多写几遍挑最好的：{best}')
     if found := results.get('finetune'):
         gains = [f'{one["before"]["their songs"]:.2f} → {one["after"]["their songs"]:.2f}' for one in found.values()]
         made['s3_finetune'] = (f'bits/char of a new singer, from thirty songs: {", ".join(gains)}' if english else
@@ -351,9 +354,9 @@ def sentences(results: dict, english: bool) -> dict[str, str]:
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     made = {}
-    for language, dash in (('', '：'), ('-en', ': ')):
+    for language, dash, place in (('', '：', '（自带的样本）'), ('-en', ': ', ' (the shipped sample)')):
         made |= {f'songwriter{language} {name}': text for name, text in tables(results, language == '-en').items()}
-        made |= {f'songwriter-short{language} {name}': dash + text
+        made |= {f'songwriter-short{language} {name}': f'{dash}{text}{place}'
                  for name, text in sentences(results, language == '-en').items()}
     if found := results.get('control'):                             # what to compare the rungs' songs with
         made |= {f'rhymes-short {name}': f'{found[key][lyrics.NAMES[0]][0]:.0%}'
