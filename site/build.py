@@ -27,7 +27,7 @@ SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT / 'bench'))
 import report  # noqa: E402
-from sentences import corpus, currencies  # noqa: E402
+from sentences import corpus  # noqa: E402
 from settings import RUNGS  # noqa: E402
 
 BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
@@ -466,12 +466,10 @@ def rhyming(name: str, measured: list[dict]) -> str:
 
 
 def bought(name: str, measured: list[dict]) -> str:
-    """What the script buys in one sentence, where it has been measured."""
-    for result in reversed(measured):
-        if said := currencies(result).get(name):
-            where, english = corpus(result), currencies(result, english=True)[name]
-            return f'{both(f"{said}（{where[0]}）", f"{english} ({where[1]})")} {rhyming(name, measured)}'
-    return rhyming(name, measured)
+    """What the script buys: the sentence that the bench wrote into the README's table, and how its songs rhyme."""
+    mark = rf'<!-- bench (?:buys|songwriter)-short\S* {name} -->[：:]?(.*?)<!-- /bench -->'
+    said = [re.search(mark, (ROOT / file).read_text(encoding='utf-8'))[1] for file in ('README.md', 'README.en.md')]
+    return f'{both(*(html.escape(sentence.strip()) for sentence in said))} {rhyming(name, measured)}'
 
 
 def svg_of(path: Path, label: str) -> str:
@@ -682,8 +680,9 @@ def strips(runs: dict[str, dict]) -> str:
         rows += (f'<tr><td><a href="{name}.html">{name}</a><td><div class=strip lang=zh>{spans}</div>'
                  f'<td>{mean:.2f}</tr>')
     head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
-    about = both('各级按默认设置训练之后读这一段；颜色越深，越没料到。',
-                 'Read by each rung after training as shipped; the darker, the less expected.')
+    about = both('各级按默认设置训练之后读这一段；颜色越深，越没料到。s1、s2 还看得见每行的字数和韵。',
+                 'Read by each rung after training as shipped; the darker, the less expected. '
+                 's1 and s2 are told the length and the rhyme of each line, too.')
     return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th><th>'
             f'<th>bits/char</tr>{rows}</table></div>') if rows else ''
 
