@@ -648,9 +648,9 @@ def playground() -> str:
               f'<output id=degrees>0.8</output></label>'
               f'<span><button>{both("写", "Write")}</button> <button type=button id=stop disabled>{both("停", "Stop")}'
               f'</button> <button type=button id=copy>{both("复制", "Copy")}</button></span>')
-    strip = both('<b>它有多意外。</b>你写的每个字，颜色越深，模型越没料到（−log<sub>2</sub> p）；平均就是 bits/char。'
+    strip = both('<b>它有多意外。</b>你写的每个字，颜色越浓，模型越没料到（−log<sub>2</sub> p）；平均就是 bits/char。'
                  '点一个字：它当时最看好的十个，和这个字的注意力看向哪里（蓝色下划线）。',
-                 '<b>How surprised it is.</b> The darker a character of yours, the less the model expected it '
+                 '<b>How surprised it is.</b> The stronger the colour of a character, the less the model expected it '
                  '(−log<sub>2</sub> p); the mean is bits/char. Choose one: the ten that it expected, and where that '
                  "character's attention looks (underlined in blue).")
     return (f'<h2 id=play>{both("写一首歌", "Write a song")}</h2>{article(SITE / "pages", "model")}'
@@ -680,8 +680,8 @@ def strips(runs: dict[str, dict]) -> str:
         rows += (f'<tr><td><a href="{name}.html">{name}</a><td><div class=strip lang=zh>{spans}</div>'
                  f'<td>{mean:.2f}</tr>')
     head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
-    about = both('各级按默认设置训练之后读这一段；颜色越深，越没料到。s1、s2 还看得见每行的字数和韵。',
-                 'Read by each rung after training as shipped; the darker, the less expected. '
+    about = both('各级按默认设置训练之后读这一段；颜色越浓，越没料到。s1、s2 还看得见每行的字数和韵。',
+                 'Read by each rung after training as shipped; the stronger the colour, the less expected. '
                  's1 and s2 are told the length and the rhyme of each line, too.')
     return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th><th>'
             f'<th>bits/char</tr>{rows}</table></div>') if rows else ''
