@@ -311,7 +311,7 @@ def tables(results: dict, english: bool) -> dict[str, str]:
         made['s1_control'] = table(header, rows)
     if found := results.get('practice'):
         names = [pair[english is False] for pair in MEASURES]
-        rows = [(seed.removeprefix('seed '), say(RUNS.get(name, name.replace('best of', '挑最好的，几遍：')), name),
+        rows = [(seed.removeprefix('seed '), say(RUNS.get(name, f'{name.removeprefix("best of ")} 遍里挑最好的'), name),
                  percent(run[lyrics.NAMES[0]][0]), f'{run[lyrics.NAMES[4]][0]:.3f}', percent(run[lyrics.NAMES[3]][0]),
                  percent(run['same character']), f'{run["bits_per_char"]:.3f}',
                  '' if name.startswith(('before', 'best')) else run['seconds'])

@@ -677,14 +677,14 @@ def strips(runs: dict[str, dict]) -> str:
         mean = sum(bits for _, bits in tokens) / sum(len(text) for text, _ in tokens)
         spans = ''.join(f'<span style="--heat:{min(1, bits / len(text) / 16):.2f}" title="{bits:.1f} bit">'
                         f'{html.escape(text).replace(chr(10), "⏎")}</span>' for text, bits in tokens)
-        rows += (f'<tr><td><a href="{name}.html">{name}</a><td><div class=strip lang=zh>{spans}</div>'
-                 f'<td>{mean:.2f}</tr>')
+        rows += (f'<tr><td><a href="{name}.html">{name}</a></td><td><div class=strip lang=zh>{spans}</div></td>'
+                 f'<td>{mean:.2f}</td></tr>')
     head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
     about = both('各级按默认设置训练之后读这一段；颜色越浓，越没料到。s1、s2 还看得见每行的字数和韵。',
                  'Read by each rung after training as shipped; the stronger the colour, the less expected. '
                  's1 and s2 are told the length and the rhyme of each line, too.')
-    return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th><th>'
-            f'<th>bits/char</tr>{rows}</table></div>') if rows else ''
+    return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th></th><th></th>'
+            f'<th>bits/char</th></tr>{rows}</table></div>') if rows else ''
 
 
 def growth(runs: dict[str, dict]) -> str:
