@@ -334,10 +334,10 @@ def sentences(results: dict, english: bool) -> dict[str, str]:
     made = {}
     if found := results.get('control'):
         one, free = found['seed 1'], percent(found['seed 1']['free'][lyrics.NAMES[0]][0])
-        rhyme, length = (percent(one[kind]['obeyed']) for kind in ('asked rhyme, redrawn', 'asked length'))
-        made['s1_control'] = (f'{rhyme} of the lines rhyme as asked, {length} have the length asked for; {free} of the '
-                              'stanzas rhyme unasked' if english else
-                              f'{rhyme} 的行押要求的韵，{length} 的行是要求的字数；不作要求，{free} 的节押韵')
+        rhyme, length = (percent(one[kind]['obeyed']) for kind in ('asked rhyme', 'asked length'))
+        made['s1_control'] = (f'{rhyme} of the lines rhyme as asked at once, {length} have the length asked for; '
+                              f'{free} of the stanzas rhyme unasked' if english else
+                              f'{rhyme} 的行一次就押上要求的韵，{length} 的行是要求的字数；不作要求，{free} 的节押韵')
     if found := results.get('practice'):
         best = next(name for name in found['seed 1'] if name.startswith('best'))
         before, after, best = (percent(found['seed 1'][name][lyrics.NAMES[0]][0]) for name in ('before', 'leash', best))

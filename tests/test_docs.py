@@ -330,6 +330,12 @@ def test_tables_of_results_are_in_the_language_of_the_page():
     assert len(tables) > 3 and not re.search('[\u4e00-\u9fff]', ''.join(tables))
 
 
+def test_the_front_page_says_what_every_script_buys():
+    """With a figure, in both languages."""
+    said = re.findall(r'<span class=buys><b>.*?</b> <span lang="zh-CN">(.*?)</span><span lang="en">(.*?)</span>', text('index.html'))
+    assert len(said) == len(list(ROOT.glob('[vs][0-9]*_*.py'))) and all(re.search(r'\d', one) for pair in said for one in pair)
+
+
 def test_the_front_page_writes_a_song(visit):
     """The model is loaded when asked for; the lines rhyme as asked; the strip follows what is typed, likely tokens, attention."""
     page = visit('index.html', 390, locale='zh-CN')
