@@ -231,19 +231,21 @@ def test_a_rung_that_fails_is_shown_and_the_others_go_on(project):
 
 
 def test_a_stopped_bench_stops_its_rungs(project):
-    rung, pid = project / 'v1_bpe_rope.py', project / 'pid'
+    rung, running = project / 'v1_bpe_rope.py', project / 'running'      # its files: one for each process, two run at once
+    running.mkdir()
     source = rung.read_text(encoding='utf-8').replace('TRAIN_ITERS = ', 'TRAIN_ITERS = 10**9  # ')
-    says_pid = f"    import os; Path({str(pid)!r}).write_text(str(os.getpid()) + ' '); time.sleep(1000)\n"
+    says_pid = f"    import os; Path({str(running)!r}, str(os.getpid())).touch(); time.sleep(1000)\n"
     rung.write_text(source.replace('def main():\n', f'def main():\n{says_pid}'), encoding='utf-8')
     process = subprocess.Popen([sys.executable, '-u', 'bench/ladder.py', '--only', 'rates'], cwd=project, env=environment(project),
                                encoding='utf-8', stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while process.poll() is None and not (pid.exists() and pid.read_text().endswith(' ')):
-        pass                                                        # the rung runs once it has said so
+    while process.poll() is None and not any(running.iterdir()):
+        pass                                                        # a rung runs once it has said so
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and 'stopped; the same command continues' in err and 'Traceback' not in err
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+    for rung in running.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(rung.name), 0)
 
 
 def test_tables_and_sentences_are_put_where_they_are_shown(project, monkeypatch):
