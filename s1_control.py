@@ -4,13 +4,14 @@
 - `read_lyrics` 给每首歌加上歌头：`FIELDS` 的几项，接着「<歌词>」，尖括号留给标记（`brackets`）；
   出现过的情绪、歌手（`known`）存进检查点（`config`），以后知道能要什么；
 - `mark_line` 在每行开头写上它有几个字（标点也算），末字之前写上它的韵（十三辙，`RHYMES`）：先定韵，再写末字；
-  `lyric_of` 去掉标记；`CODES` 里的标记各是一个 token（`train_tokenizer`），前两个有名字（`CONTINUED`、`LYRIC`）；
-- 窗口从歌头开始，总看得见它：`encode_songs` 把歌切成段，`get_windows` 补齐，`BLOCK_SIZE` 放得下一首歌；
-  一步的段数随之少一些（`BATCH_SIZE`、`MICRO_BATCH_SIZE`）；补的地方也算在 tok/s 里；
+  `lyric_of` 去掉标记；`CODES` 里的标记各是一个 token（`train_tokenizer`；`CONTINUED`、`LYRIC`、`field_ids`）；
+- 窗口从歌头开始，总看得见它：`encode_songs` 把歌切成段，`get_windows` 补齐，`BLOCK_SIZE` 放得下一首歌，试写也写得完
+  （`MAX_NEW_TOKENS`）；小模型一步的段数随之少一些（`BATCH_SIZE`、`MICRO_BATCH_SIZE`）；补的地方也算在 tok/s 里，
+  但不算损失，所以各份按 token 数加权（`main`）；
 - `get_batch` 随机去掉歌头的几项（`DROP_FIELD`）：用的时候，也可以只给一两项；
 - `estimate_loss` 只算歌词自己的 token（`lyric_only`），`load_data` 给出每个字符有多少个这样的 token；
   歌头、字数、韵都告诉了模型，所以 bits/char 比 v10 的低，不能直接比；
-- `load_songs` 去重时，`write` 显示时，不看标记；检查点有自己的文件夹 `CHECKPOINT_DIR`。
+- `load_songs` 去重、`write` 显示正文时，去掉标记；检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
 看差异：git diff --no-index v10_muon.py s1_control.py
 运行：python s1_control.py
@@ -67,6 +68,7 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
@@ -87,11 +89,11 @@ MODEL_SIZES = {                             # 向量宽度、注意力头数、�
     'gpt2-xl': (1600, 25, 48),
 }
 N_EMBED, N_HEADS, N_LAYERS = MODEL_SIZES['gpt2' if BIG else 'cpu']      # 想换大小，改这里的名字
-N_KV_HEADS = N_HEADS // 5 if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
+N_KV_HEADS = max(1, N_HEADS // 5) if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
 DROP_OUT = 0.1 if BIG else 0.0              # 训练时随机丢弃的比例
 
 # 采样
-MAX_NEW_TOKENS = 200                        # 最多写多少个 token
+MAX_NEW_TOKENS = 400                        # 最多写多少个 token
 TEMPERATURE = 0.8                           # 小于 1 更稳妥，大于 1 更大胆
 
 # 检查点
@@ -117,13 +119,13 @@ RHYMES = {'发花': 'a ia ua', '梭坡': 'o e uo io', '乜斜': 'ie ve', '一七
           '灰堆': 'ei uei', '遥条': 'ao iao', '油求': 'ou iou', '言前': 'an ian uan van', '人辰': 'en in uen vn',
           '江阳': 'ang iang uang', '中东': 'eng ing ueng ong iong', '无': ''}
 CODES = [f'<{name}>' for name in ('续', '歌词', *FIELDS, *RHYMES, *range(1, 21))]     # 各是一个 token，编号从 2 起
-CONTINUED, LYRIC = 2, 3                                             # CODES 的前两个
+CONTINUED, LYRIC, *field_ids = range(2, 4 + len(FIELDS))            # CODES 里前几个的编号
 brackets = str.maketrans('<>\n', '〈〉 ')                           # 尖括号留给标记；歌头里没有换行
 known = set()                                                       # 训练歌曲里有过的 (项, 值)：以后可以这样要求
 
 
 def mark_line(line):
-    """给一行标上字数和韵：「旧站台上」成了「<4>旧站台<江阳>上」。末尾不是汉字的，韵是「无」。"""
+    """给一行标上字数（20 以上都写 20）和韵：「旧站台上」成了「<4>旧站台<江阳>上」。末尾不是汉字的，韵是「无」。"""
     found = re.search(r'[\u4e00-\u9fff](?=\W*$)', line)
     at = found.start() if found else len(line) - 1
     final = lazy_pinyin(line[max(0, at - 3):at + 1], Style.FINALS)[-1] if found else ''     # 多音字看前三个字
@@ -168,13 +170,12 @@ def read_lyrics(file):
         lyric = entry.get('lyric') or ''
         lyric = clean(lyric if type(lyric) is str else '\n'.join(lyric))       # 多数文件存成一行一项的列表
         lines = [mark_line(line.translate(brackets)) for line in lyric.split('\n')]
-        fields = {name: str(entry.get(key) or '') for name, key in FIELDS.items()}
-        header = ''.join(f'<{name}>{value.translate(brackets)[:20]}' for name, value in fields.items() if value)
-        yield f'{header}<歌词>' + '\n'.join(lines) if lyric else ''
+        head = [f'<{name}>{str(entry[key]).translate(brackets)[:20]}' for name, key in FIELDS.items() if entry.get(key)]
+        yield ''.join((*head, '<歌词>', '\n'.join(lines))) if lyric else ''
 
 
 def load_songs():
-    """所有歌曲的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
+    """所有歌曲，歌头和标了字数、韵的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
     files = sorted(glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) or [f'{LYRICS_DIR}/sample.json']
     texts = []
     for file in files:
@@ -222,13 +223,13 @@ def train_tokenizer(songs):
 
 def encode_songs(tokenizer, songs):
     """各首歌切成的段，token 的列表：分隔符，歌头，歌词。放不进一个窗口的，另起一段，从「<续>」写起，重复歌头。"""
-    pieces = []
+    segments = []
     for ids in tokenizer.encode(songs, add_eos=True):
         at = ids.index(LYRIC) + 1
         header, lyric, room = ids[:at], ids[at:], BLOCK_SIZE - at
         for start in range(0, len(lyric), room):
-            pieces.append([CONTINUED if start else tokenizer.eos_id(), *header, *lyric[start:start + room]])
-    return pieces
+            segments.append([CONTINUED if start else tokenizer.eos_id(), *header, *lyric[start:start + room]])
+    return segments
 
 
 def load_data():
@@ -245,9 +246,9 @@ def load_data():
     return tokenizer, train_data, test_data, tokens / sum(len(lyric_of(song)) + 1 for song in songs[n:])   # 分隔算一个
 
 
-def get_windows(pieces):
+def get_windows(segments):
     """各段补齐成窗口。y 是 x 的每个位置上要预测的下一个 token；补的地方是 -100，不算损失。"""
-    rows = torch.tensor([piece + [-100] * (BLOCK_SIZE + 1 - len(piece)) for piece in pieces])     # (B, T + 1)
+    rows = torch.tensor([segment + [-100] * (BLOCK_SIZE + 1 - len(segment)) for segment in segments])     # (B, T + 1)
     return rows[:, :-1].clamp(min=0), rows[:, 1:]                   # (B, T), (B, T)；x 补在末尾，前面的看不见它
 
 
@@ -260,16 +261,16 @@ def lyric_only(x, y):
 def get_batch(data, step):
     """第 step 步的 BATCH_SIZE 段，只由 (SEED, step) 决定。歌头的各项随机不给。"""
     generator = torch.Generator().manual_seed(hash((SEED, step)))
-    pieces = []
+    segments = []
     for i in torch.randint(len(data), (BATCH_SIZE,), generator=generator).tolist():
-        dropped = {LYRIC + 1 + n for n in range(len(FIELDS)) if torch.rand((), generator=generator) < DROP_FIELD}
-        field, piece = LYRIC, []
+        dropped = [field for field in field_ids if torch.rand((), generator=generator) < DROP_FIELD]
+        field, segment = None, []
         for token in data[i]:
-            field = token if LYRIC <= token <= LYRIC + len(FIELDS) else field       # 这个 token 属于哪一项
+            field = token if token in (LYRIC, *field_ids) else field        # 这个 token 属于哪一项
             if field not in dropped:
-                piece.append(token)
-        pieces.append(piece)
-    return get_windows(pieces)
+                segment.append(token)
+        segments.append(segment)
+    return get_windows(segments)
 
 
 class TrainBatches(Dataset):
@@ -344,7 +345,8 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)    # 用 float32 归一
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())       # 用 float32 归一
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -445,7 +447,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / count
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 MUON_LR 或 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 
@@ -490,8 +492,7 @@ def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     eos = tokenizer.eos_id()
     text = tokenizer.decode(model.generate(torch.tensor([[eos]], device=DEVICE), eos)[0, 1:].tolist())
-    header, _, lyric = text.rpartition('<歌词>')
-    return f'{header}\n{lyric_of(lyric)}'
+    return f'{text.rpartition("<歌词>")[0]}\n{lyric_of(text)}'
 
 
 def get_lr(step):
@@ -533,8 +534,8 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), matrices in same_shape.items():        # 形状相同的叠在一起，一次正交化：快得多
             updates = []
             for p in matrices:
-                # step 在 Muon 里用不着，AdamW 读检查点时要有
-                self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
+                if p not in self.state:                             # step 在 Muon 里用不着，AdamW 读检查点时要有
+                    self.state[p] = {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
                 momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
                 updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))    # Nesterov：比动量再往前看一步
@@ -615,7 +616,7 @@ def resume(model, optimizer, scaler, settings):
         fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
-    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())     # 存的时候没用 float16，就是空的
     incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
     print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
     return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
@@ -655,6 +656,7 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    # lock 要留着：连接一关，锁就没了
     lock, settings = lock_folder(), config(hashlib.sha256(str(train_data).encode()).hexdigest()[:12])
     start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
     if start >= TRAIN_ITERS:
@@ -698,7 +700,7 @@ def main():
             try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
-                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 MUON_LR 或 LEARNING_RATE')
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小学习率再运行')
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
                           'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if evaluate and improved:
@@ -719,7 +721,7 @@ def main():
         loss = 0.0                                                  # 加起来是整批的平均
         for micro_x, micro_y in zip(x.split(MICRO_BATCH_SIZE), y.split(MICRO_BATCH_SIZE)):
             _, micro_loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
-            micro_loss = micro_loss * len(micro_x) / len(x)         # 按窗口数加权：最后一份可能小些
+            micro_loss = micro_loss * (micro_y >= 0).sum() / (y >= 0).sum()     # 按 token 数加权：各份补得不一样多
             scaler.scale(micro_loss).backward()                     # 梯度加在一起，直到 zero_grad
             loss += micro_loss.detach()
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪

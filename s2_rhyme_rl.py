@@ -4,13 +4,13 @@
 - 从 s1 的模型 `INIT_FROM` 开始（`load_base`），它也留着做 `base`：练习时不能离它太远；
 - 一步不再读歌词，而是写 `BATCH_SIZE` 首：`generate` 一批一起写，存下 k、v（`MultiHeadAttention`、`Block`、`GPT`）；
 - `practice` 写一批，`score` 给每一节打分，只看写出来的字：第 2、4 行押韵，字不同，没有重复的行；
-- `policy_loss`：得分比平均高的，把决定韵的 token 的概率往上推，低的往下压（REINFORCE，Williams 1992；
-  GRPO 也拿同一批的平均作比较，arXiv:2402.03300）；KL 是缰绳：离 `base` 越远，损失越大，`KL_WEIGHT` 是它多紧；
+- `policy_loss`：得分比平均高的，把决定韵的 token 的概率往上推，低的往下压（REINFORCE，Williams 1992，只算这几个 token；
+  GRPO 也拿同一批的平均作比较，arXiv:2402.03300）；KL 是缰绳：离 `base` 越远，损失越大，`KL_WEIGHT` 定它的松紧；
 - 步子小、步数少（`LEARNING_RATE`、`MIN_LR`、`MUON_LR`、`WARMUP_ITERS`、`TRAIN_ITERS`），一步却久得多：评估、保存都勤
   （`EVAL_INTERVAL`、`EVAL_ITERS`、`SAVE_INTERVAL`、`PREVIEW_INTERVAL`、`LOG_INTERVAL`）；
-- 写的和练的要是同一个模型，`DROP_OUT` 是 0；一首要写得完（`MAX_NEW_TOKENS`）；
-- 训练数据只用来评估：不再要 `get_batch`、`TrainBatches`、`train_loader` 和它们的 `DROP_FIELD`、`NUM_WORKERS`、
-  `PREFETCH_FACTOR`，不训练分词器（`train_tokenizer`、`BPE_VOCAB_SIZE`、`load_data`），
+- 写的和练的必须是同一个模型，所以 `DROP_OUT` 是 0；
+- 训练数据只用来评估（tok/s 里有写歌的时间）：不再要 `get_batch`、`TrainBatches`、`train_loader` 和它们的 `DROP_FIELD`、
+  `NUM_WORKERS`、`PREFETCH_FACTOR`，不训练分词器（`train_tokenizer`、`BPE_VOCAB_SIZE`、`load_data`），
   也不编译（`compile_blocks`、`USE_COMPILE`）；
 - `best.pt` 是最近一次评估时的；检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
@@ -66,6 +66,7 @@ TRAIN_ITERS = 20                            # 训练多少步
 EVAL_INTERVAL = 5                           # 每隔多少步评估一次
 EVAL_ITERS = 2                              # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
@@ -83,7 +84,7 @@ MODEL_SIZES = {                             # 向量宽度、注意力头数、�
     'gpt2-xl': (1600, 25, 48),
 }
 N_EMBED, N_HEADS, N_LAYERS = MODEL_SIZES['gpt2' if BIG else 'cpu']      # 想换大小，改这里的名字
-N_KV_HEADS = N_HEADS // 5 if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
+N_KV_HEADS = max(1, N_HEADS // 5) if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
 DROP_OUT = 0.0                              # 训练时随机丢弃的比例
 
 # 采样
@@ -113,13 +114,13 @@ RHYMES = {'发花': 'a ia ua', '梭坡': 'o e uo io', '乜斜': 'ie ve', '一七
           '灰堆': 'ei uei', '遥条': 'ao iao', '油求': 'ou iou', '言前': 'an ian uan van', '人辰': 'en in uen vn',
           '江阳': 'ang iang uang', '中东': 'eng ing ueng ong iong', '无': ''}
 CODES = [f'<{name}>' for name in ('续', '歌词', *FIELDS, *RHYMES, *range(1, 21))]     # 各是一个 token，编号从 2 起
-CONTINUED, LYRIC = 2, 3                                             # CODES 的前两个
+CONTINUED, LYRIC, *field_ids = range(2, 4 + len(FIELDS))            # CODES 里前几个的编号
 brackets = str.maketrans('<>\n', '〈〉 ')                           # 尖括号留给标记；歌头里没有换行
 known = set()                                                       # 训练歌曲里有过的 (项, 值)：以后可以这样要求
 
 
 def mark_line(line):
-    """给一行标上字数和韵：「旧站台上」成了「<4>旧站台<江阳>上」。末尾不是汉字的，韵是「无」。"""
+    """给一行标上字数（20 以上都写 20）和韵：「旧站台上」成了「<4>旧站台<江阳>上」。末尾不是汉字的，韵是「无」。"""
     found = re.search(r'[\u4e00-\u9fff](?=\W*$)', line)
     at = found.start() if found else len(line) - 1
     final = lazy_pinyin(line[max(0, at - 3):at + 1], Style.FINALS)[-1] if found else ''     # 多音字看前三个字
@@ -164,13 +165,12 @@ def read_lyrics(file):
         lyric = entry.get('lyric') or ''
         lyric = clean(lyric if type(lyric) is str else '\n'.join(lyric))       # 多数文件存成一行一项的列表
         lines = [mark_line(line.translate(brackets)) for line in lyric.split('\n')]
-        fields = {name: str(entry.get(key) or '') for name, key in FIELDS.items()}
-        header = ''.join(f'<{name}>{value.translate(brackets)[:20]}' for name, value in fields.items() if value)
-        yield f'{header}<歌词>' + '\n'.join(lines) if lyric else ''
+        head = [f'<{name}>{str(entry[key]).translate(brackets)[:20]}' for name, key in FIELDS.items() if entry.get(key)]
+        yield ''.join((*head, '<歌词>', '\n'.join(lines))) if lyric else ''
 
 
 def load_songs():
-    """所有歌曲的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
+    """所有歌曲，歌头和标了字数、韵的正文：清洗，去重（空格、标点不算），打乱。同样的文件和 SEED 得到同样的次序。"""
     files = sorted(glob.glob(f'{LYRICS_DIR}/**/lyrics*.json', recursive=True)) or [f'{LYRICS_DIR}/sample.json']
     texts = []
     for file in files:
@@ -187,31 +187,30 @@ def load_songs():
 def load_base():
     """INIT_FROM 的 (权重, 分词器)。模型的形状、窗口也照它的，不看上面的常量。"""
     try:
-        base = torch.load(INIT_FROM, map_location='cpu', weights_only=True)
-        for name in ('N_EMBED', 'N_HEADS', 'N_KV_HEADS', 'N_LAYERS', 'BLOCK_SIZE', 'CODES'):
-            globals()[name] = base['config'][name]
-        known.update((name, value) for name, values in base['config']['KNOWN'].items() for value in values)
-        return base['model'], spm.SentencePieceProcessor(model_proto=base['tokenizer'])
+        checkpoint = torch.load(INIT_FROM, map_location='cpu', weights_only=True)
+        for name in ('N_EMBED', 'N_HEADS', 'N_KV_HEADS', 'N_LAYERS', 'BLOCK_SIZE'):
+            globals()[name] = checkpoint['config'][name]
+        known.update((name, value) for name, values in checkpoint['config']['KNOWN'].items() for value in values)
+        return checkpoint['model'], spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
     except Exception as error:
         fail(f'{INIT_FROM} 不能用（{type(error).__name__}）：要 s1_control.py 存下的检查点，先运行它，或改 INIT_FROM')
 
 
 def encode_songs(tokenizer, songs):
     """各首歌切成的段，token 的列表：分隔符，歌头，歌词。放不进一个窗口的，另起一段，从「<续>」写起，重复歌头。"""
-    pieces = []
+    segments = []
     for ids in tokenizer.encode(songs, add_eos=True):
         at = ids.index(LYRIC) + 1
         header, lyric, room = ids[:at], ids[at:], BLOCK_SIZE - at
         for start in range(0, len(lyric), room):
-            pieces.append([CONTINUED if start else tokenizer.eos_id(), *header, *lyric[start:start + room]])
-    return pieces
+            segments.append([CONTINUED if start else tokenizer.eos_id(), *header, *lyric[start:start + room]])
+    return segments
 
 
 def load_data(tokenizer):
     """返回 (训练的段, 测试的段, 测试集每个字符有几个 token)。按歌曲分：90% 训练，10% 测试。"""
     songs = load_songs()
     n = int(0.9 * len(songs))
-    known.update(re.findall('<(情绪|歌手)>([^<]*)', ''.join(songs[:n])))
     train_data, test_data = encode_songs(tokenizer, songs[:n]), encode_songs(tokenizer, songs[n:])
     print(f'词表 {len(tokenizer):,} | 训练 {len(train_data):,} | 测试 {len(test_data):,} 段')
     if not train_data or not test_data:
@@ -220,9 +219,9 @@ def load_data(tokenizer):
     return train_data, test_data, tokens / sum(len(lyric_of(song)) + 1 for song in songs[n:])   # 分隔算一个
 
 
-def get_windows(pieces):
+def get_windows(segments):
     """各段补齐成窗口。y 是 x 的每个位置上要预测的下一个 token；补的地方是 -100，不算损失。"""
-    rows = torch.tensor([piece + [-100] * (BLOCK_SIZE + 1 - len(piece)) for piece in pieces])     # (B, T + 1)
+    rows = torch.tensor([segment + [-100] * (BLOCK_SIZE + 1 - len(segment)) for segment in segments])     # (B, T + 1)
     return rows[:, :-1].clamp(min=0), rows[:, 1:]                   # (B, T), (B, T)；x 补在末尾，前面的看不见它
 
 
@@ -287,13 +286,15 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)    # 用 float32 归一
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())       # 用 float32 归一
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         if cache is not None:                                       # 写歌时：前面各 token 的 k、v 存着，不必重算
             if self in cache:
                 k, v = (torch.cat(parts, dim=2) for parts in zip(cache[self], (k, v)))
             cache[self] = k, v
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
+        # 写歌时 q 只有最新的一个，前面的都看得见
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=cache is None)
         out = out.transpose(1, 2).reshape(B, T, C)                  # 各头接起来
         return self.dropout(self.proj(out))
@@ -394,7 +395,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / count
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 MUON_LR 或 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 
@@ -427,8 +428,7 @@ def write(model, tokenizer):
     """让模型写一首，从分隔符写起，写到分隔符为止。"""
     eos = tokenizer.eos_id()
     text = tokenizer.decode(model.generate(torch.tensor([[eos]], device=DEVICE), eos)[0, 1:].tolist())
-    header, _, lyric = text.rpartition('<歌词>')
-    return f'{header}\n{lyric_of(lyric)}'
+    return f'{text.rpartition("<歌词>")[0]}\n{lyric_of(text)}'
 
 
 def score(tokenizer, song):
@@ -436,7 +436,7 @@ def score(tokenizer, song):
 
     第 2、4 行押韵而字不同，四行互不相同，前面也没写过：1 分，否则 0 分。押韵看写出来的字，不看标记：标了不照做，没用。
     """
-    rhymes = range(LYRIC + 1 + len(FIELDS), LYRIC + 1 + len(FIELDS) + len(RHYMES))      # CODES 里的韵的编号
+    rhyme_ids = range(4 + len(FIELDS), 4 + len(FIELDS) + len(RHYMES))
     ends = [tokenizer.eos_id(), *tokenizer.encode('\n')]
     lines, stanzas, seen = [], [], set()
     begin = song.index(LYRIC) + 1 if LYRIC in song else len(song)
@@ -444,14 +444,14 @@ def score(tokenizer, song):
         if song[i] in ends:
             line = lyric_of(tokenizer.decode(song[begin:i]))
             rhyme, char = re.search(r'<([^<>\d]+)>(.?)', mark_line(line)).groups()
-            decided = [j for j in range(begin, i) if song[j] in rhymes or song[j - 1] in rhymes]        # 韵，末字
+            decided = [j for j in range(begin, i) if song[j] in rhyme_ids or song[j - 1] in rhyme_ids]      # 韵，末字
             lines.append((line, rhyme, char, decided))
             begin = i + 1
     for first in range(0, len(lines) - 3, 4):
-        (a, *_), (b, rhyme, char, decided), (c, *_), (d, other_rhyme, other_char, also) = lines[first:first + 4]
-        good = rhyme == other_rhyme != '无' and char != other_char and len({a, b, c, d} - seen) == 4
-        seen |= {a, b, c, d}
-        stanzas.append((float(good), decided + also))
+        texts, rhymes, chars, decided = zip(*lines[first:first + 4])
+        good = rhymes[1] == rhymes[3] != '无' and chars[1] != chars[3] and len(set(texts) - seen) == 4
+        seen.update(texts)
+        stanzas.append((float(good), decided[1] + decided[3]))
     return stanzas
 
 
@@ -522,8 +522,8 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), matrices in same_shape.items():        # 形状相同的叠在一起，一次正交化：快得多
             updates = []
             for p in matrices:
-                # step 在 Muon 里用不着，AdamW 读检查点时要有
-                self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
+                if p not in self.state:                             # step 在 Muon 里用不着，AdamW 读检查点时要有
+                    self.state[p] = {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
                 momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
                 updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))    # Nesterov：比动量再往前看一步
@@ -604,7 +604,7 @@ def resume(model, optimizer, scaler, settings):
         fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
-    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())     # 存的时候没用 float16，就是空的
     incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
     print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
     return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
@@ -633,7 +633,6 @@ def try_to(function, *arguments):
 def main():
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision('high')                      # 留在 float32 的矩阵乘法用 TF32
-    print(f'设备 {DEVICE} | ' + ('大模型' if BIG else '小模型（大模型要 GPU、10 MB 歌词：ChineseLyrics/README.md）'))
     weights, tokenizer = load_base()
     train_data, test_data, tokens_per_char = load_data(tokenizer)
 
@@ -644,7 +643,9 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
-    lock, settings = lock_folder(), config(hashlib.sha256(str((train_data, weights)).encode()).hexdigest()[:12])
+    digest = hashlib.sha256(str(train_data).encode() + Path(INIT_FROM).read_bytes()).hexdigest()[:12]
+    # lock 要留着：连接一关，锁就没了
+    lock, settings = lock_folder(), config(digest)
     start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
     if start >= TRAIN_ITERS:
         print(f'训练已经完成（{start} 步）。想训练更久：调大 TRAIN_ITERS；想从头再来：设 RESUME = False')
@@ -668,7 +669,7 @@ def main():
         if evaluate:
             train_loss = estimate_loss(model, train_data)
             test_loss = estimate_loss(model, test_data)
-            best_test_loss = min(test_loss, best_test_loss) if step else math.inf
+            best_test_loss = test_loss
             if last:                                                # 最后一次读完整个测试集
                 test_loss = estimate_loss(model, test_data, math.ceil(len(test_data) / BATCH_SIZE))
             bits = test_loss / math.log(2) * tokens_per_char        # 每个字符多少 bit
@@ -684,7 +685,7 @@ def main():
             try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
-                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 MUON_LR 或 LEARNING_RATE')
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小学习率再运行')
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
                           'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if evaluate:                                            # 练习不是为了 test：不挑选，只留最近的
@@ -700,25 +701,26 @@ def main():
         for group in optimizer.param_groups:
             group['lr'] = group['peak'] * get_lr(step)
         torch.manual_seed(hash((SEED, step)))                       # dropout 由 (SEED, step) 决定：续训也一样
-        x, y, advantage, practised = practice(model, tokenizer, step)
+        x, y, advantage, metrics = practice(model, tokenizer, step)
         optimizer.zero_grad()
-        credited, written, kl = max(1, (advantage != 0).sum().item()), (y >= 0).sum().item(), 0.0
+        n_credited, n_written = max(1, (advantage != 0).sum().item()), (y >= 0).sum().item()
+        kl = 0.0
         for micro in zip(*(part.split(MICRO_BATCH_SIZE) for part in (x, y, advantage))):
             micro_x, micro_y, micro_advantage = (part.to(DEVICE) for part in micro)
             with torch.no_grad():
                 base_logits, _ = base(micro_x)
             micro_loss, micro_kl = policy_loss(model(micro_x)[0], base_logits, micro_y, micro_advantage)
-            micro_loss = micro_loss / credited + KL_WEIGHT * micro_kl / written     # 两项各按自己的个数平均
+            micro_loss = micro_loss / n_credited + KL_WEIGHT * micro_kl / n_written     # 两项各按自己的个数平均
             scaler.scale(micro_loss).backward()                     # 梯度加在一起，直到 zero_grad
-            kl += micro_kl.item() / written
+            kl += micro_kl.item() / n_written
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         scaler.step(optimizer)
         scaler.update()
         if step % LOG_INTERVAL == 0:
-            print(f'第 {step} 步：押韵的节 {practised["reward"]:.0%} | 一首 {practised["stanzas"]:.1f} 节 | '
-                  f'distinct-2 {practised["distinct_2"]:.3f} | KL {kl:.4f}')
-            try_to(run.log, {'step': step, 'kl': kl, 'lr': group['lr'], 'grad_norm': grad_norm.item(), **practised})
+            print(f'第 {step} 步：押韵的节 {metrics["reward"]:.0%} | 一首 {metrics["stanzas"]:.1f} 节 | '
+                  f'distinct-2 {metrics["distinct_2"]:.3f} | KL {kl:.4f}')
+            try_to(run.log, {'step': step, 'kl': kl, 'lr': group['lr'], 'grad_norm': grad_norm.item(), **metrics})
 
     try_to(run.finish)
     if stop and not last:

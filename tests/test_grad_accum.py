@@ -18,10 +18,10 @@ def logged(monkeypatch):
     return watch
 
 
-@pytest.mark.parametrize('name', ['v7_grad_accum', 'v10_muon'])
+@pytest.mark.parametrize('name', ['v7_grad_accum', 'v10_muon', 's1_control'])
 @pytest.mark.parametrize('micro', [4, 3, 16])
 def test_the_gradient_and_the_loss_are_those_of_the_whole_batch(name, micro, load, train, logged):
-    """Also where the last part is smaller, or the batch smaller than a part."""
+    """Also where the last part is smaller, or the batch smaller than a part, or the parts (of s1) padded unequally."""
     module, gradients = load(name, **RUN, MICRO_BATCH_SIZE=micro), []
     rows = logged(module)
     torch.manual_seed(module.SEED)
