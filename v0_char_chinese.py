@@ -263,7 +263,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 

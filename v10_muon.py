@@ -3,7 +3,7 @@
 相对 v9_llama.py 的改动：
 - `Muon` 把动量正交化再更新（`orthogonalize`），各方向走同样远；`make_optimizer` 把各层的矩阵交给它，学习率 `MUON_LR`，
   词向量和 RMSNorm 仍用 AdamW，不衰减，`LEARNING_RATE`、`MIN_LR` 现在只是它们的，可以高得多；动量 `MUON_MOMENTUM`；
-  `WEIGHT_DECAY` 在小样本上大一些；发散时也可以改小 `MUON_LR`（`estimate_loss`）；
+  `WEIGHT_DECAY` 在小样本上大一些；
 - `MultiHeadAttention` 里，q、k 每个头先 RMSNorm 再旋转（QK-Norm，arXiv:2010.04245）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
@@ -63,6 +63,7 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
@@ -83,7 +84,7 @@ MODEL_SIZES = {                             # 向量宽度、注意力头数、�
     'gpt2-xl': (1600, 25, 48),
 }
 N_EMBED, N_HEADS, N_LAYERS = MODEL_SIZES['gpt2' if BIG else 'cpu']      # 想换大小，改这里的名字
-N_KV_HEADS = N_HEADS // 5 if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
+N_KV_HEADS = max(1, N_HEADS // 5) if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
 DROP_OUT = 0.1 if BIG else 0.0              # 训练时随机丢弃的比例
 
 # 采样
@@ -288,7 +289,8 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)    # 用 float32 归一
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())       # 用 float32 归一
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -387,7 +389,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 MUON_LR 或 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 
@@ -473,8 +475,8 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), matrices in same_shape.items():        # 形状相同的叠在一起，一次正交化：快得多
             updates = []
             for p in matrices:
-                # step 在 Muon 里用不着，AdamW 读检查点时要有
-                self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
+                if p not in self.state:                             # step 在 Muon 里用不着，AdamW 读检查点时要有
+                    self.state[p] = {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
                 momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
                 updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))    # Nesterov：比动量再往前看一步
@@ -554,7 +556,7 @@ def resume(model, optimizer, scaler, settings):
         fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
-    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())     # 存的时候没用 float16，就是空的
     incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
     print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
     return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
@@ -594,6 +596,7 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    # lock 要留着：连接一关，锁就没了
     lock, settings = lock_folder(), config(hashlib.sha256(train_data.numpy()).hexdigest()[:12])
     start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
     if start >= TRAIN_ITERS:
@@ -637,7 +640,7 @@ def main():
             try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
-                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 MUON_LR 或 LEARNING_RATE')
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小学习率再运行')
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
                           'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if evaluate and improved:
@@ -658,7 +661,7 @@ def main():
         loss = 0.0                                                  # 加起来是整批的平均
         for micro_x, micro_y in zip(x.split(MICRO_BATCH_SIZE), y.split(MICRO_BATCH_SIZE)):
             _, micro_loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
-            micro_loss = micro_loss * len(micro_x) / len(x)         # 按窗口数加权：最后一份可能小些
+            micro_loss = micro_loss * len(micro_x) / BATCH_SIZE     # 加起来，正是整批的平均
             scaler.scale(micro_loss).backward()                     # 梯度加在一起，直到 zero_grad
             loss += micro_loss.detach()
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪

@@ -63,7 +63,7 @@ BIG = GPU and sum(Path(f).stat().st_size for f in data_files) > 10e6    # 大模
 BPE_VOCAB_SIZE = 8000 if BIG else 4000      # 词表大小（token）
 TOKENIZER_BYTES = 50_000_000                # 学词表最多用多少字节的数据
 TOKEN_DIR = 'checkpoints/tokens'            # token 文件放在这里
-FORMAT = 3                                  # token 文件的版本：清洗、分词的代码变了就加 1
+FORMAT = 1                                  # token 文件的版本：清洗、分词的代码变了就加 1
 SEED = 1337                                 # 随机种子：同一个种子，同样的结果
 
 # 训练
@@ -79,6 +79,7 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 WEIGHT_DECAY = 0.1 if BIG else 0.3          # 权重衰减，只对各层的矩阵；数据少，就大一些
@@ -99,7 +100,7 @@ MODEL_SIZES = {                             # 向量宽度、注意力头数、�
     'gpt2-xl': (1600, 25, 48),
 }
 N_EMBED, N_HEADS, N_LAYERS = MODEL_SIZES['gpt2' if BIG else 'cpu']      # 想换大小，改这里的名字
-N_KV_HEADS = N_HEADS // 5 if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
+N_KV_HEADS = max(1, N_HEADS // 5) if N_HEADS % 2 else N_HEADS // 2      # k、v 的头数，要能整除 N_HEADS（xl 有 25 个）
 DROP_OUT = 0.1 if BIG else 0.0              # 训练时随机丢弃的比例
 
 # 采样
@@ -260,14 +261,14 @@ def fingerprint(files):
 def build_tokens(files, folder):
     """读一遍数据学词表，再读一遍编码，写成 folder 里的 train.bin 和 test.bin（uint16），每首后面一个分隔符（eos）。"""
     counts, size = Counter(), sum(Path(file).stat().st_size for file in files)
-    share = 1 if MAX_SONGS else TOKENIZER_BYTES / max(1, size)
+    share = 1 if MAX_SONGS else TOKENIZER_BYTES / max(1, size)      # 抽多大一份来学词表
     tokenizer = train_tokenizer([text for text, chance in documents(files, counts) if 0.1 <= chance < 0.1 + share])
     meta = {'tokenizer': tokenizer.serialized_model_proto(), 'counts': dict(counts), 'test_chars': 0}
     temporary = folder.with_name(f'{folder.name}.{os.getpid()}')
     temporary.mkdir(parents=True, exist_ok=True)
     with open(temporary / 'train.bin', 'wb') as train, open(temporary / 'test.bin', 'wb') as test:
         for part in (train, test):
-            part.write(np.array([tokenizer.eos_id()], dtype=np.uint16).tobytes())   # 第一首的前面也有分隔符
+            part.write(np.array([tokenizer.eos_id()], dtype=np.uint16).tobytes())   # 第一首前面也有；空文件不能映射
         for text, chance in documents(files, Counter()):
             part = test if chance < 0.1 else train
             part.write(np.array(tokenizer.encode(text, add_eos=True), dtype=np.uint16).tobytes())
@@ -291,7 +292,7 @@ def load_data():
     meta = torch.load(folder / 'meta.pt', weights_only=True)
     tokenizer = spm.SentencePieceProcessor(model_proto=meta['tokenizer'])
     train_data, test_data = (np.memmap(folder / name, dtype=np.uint16, mode='r') for name in ('train.bin', 'test.bin'))
-    print(f'{"、".join(files[:3])}：{", ".join(f"{kind} {n:,}" for kind, n in meta["counts"].items())} 篇')
+    print(f'{"、".join(files[:3])}：{"，".join(f"{kind} {n:,}" for kind, n in meta["counts"].items())} 篇')
     print(f'词表 {len(tokenizer):,} | 训练 {len(train_data):,} | 测试 {len(test_data):,} token')
     if min(len(train_data), len(test_data)) <= BLOCK_SIZE:
         fail(f'数据太少，不够一个 BLOCK_SIZE = {BLOCK_SIZE} 的窗口：请换更多的数据，或改小 BLOCK_SIZE')
@@ -383,7 +384,8 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).view(B, T, N_HEADS, -1).transpose(1, 2)       # (B, n_heads, T, head_size)
         k = self.k(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)    # (B, n_kv_heads, T, head_size)
         v = self.v(x).view(B, T, N_KV_HEADS, -1).transpose(1, 2)
-        q, k = apply_rope(self.q_norm(q.float()), rope), apply_rope(self.k_norm(k.float()), rope)    # 用 float32 归一
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())       # 用 float32 归一
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         k, v = (part.repeat_interleave(N_HEADS // N_KV_HEADS, dim=1) for part in (k, v))    # (B, n_heads, T, head_size)
         dropout = DROP_OUT if self.training else 0.0                # 函数的实参，eval() 关不掉它
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -482,7 +484,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = all_reduce(total).item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 MUON_LR 或 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 
@@ -568,8 +570,8 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), matrices in same_shape.items():        # 形状相同的叠在一起，一次正交化：快得多
             updates = []
             for p in matrices:
-                # step 在 Muon 里用不着，AdamW 读检查点时要有
-                self.state[p] = self.state[p] or {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
+                if p not in self.state:                             # step 在 Muon 里用不着，AdamW 读检查点时要有
+                    self.state[p] = {'momentum': torch.zeros_like(p), 'step': torch.zeros(())}
                 momentum = self.state[p]['momentum']
                 momentum.lerp_(p.grad, 1 - MUON_MOMENTUM)
                 updates.append(p.grad.lerp(momentum, MUON_MOMENTUM))    # Nesterov：比动量再往前看一步
@@ -663,7 +665,7 @@ def resume(model, optimizer, scaler, settings):
         fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
-    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())     # 存的时候没用 float16，就是空的
     incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
     print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
     return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
@@ -704,8 +706,9 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    # lock 要留着：连接一关，锁就没了
     lock, settings = lock_folder() if rank == 0 else None, config(Path(train_data.filename).parent.name)
-    size = sum(path.stat().st_size for path in Path(CHECKPOINT_DIR).glob('latest.pt'))
+    size = sum(path.stat().st_size for path in Path(CHECKPOINT_DIR).glob('latest.pt'))    # 没有就是 0
     mine = torch.tensor([size, int(settings['SONGS'], 16)], device=DEVICE)
     if (all_reduce(mine.clone()) != mine * world_size).any():
         fail(f'各台机器的数据或 {CHECKPOINT_DIR}/latest.pt 不同：请放在共享的磁盘上，或先复制到每台机器')
@@ -752,7 +755,7 @@ def main():
             try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
-                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 MUON_LR 或 LEARNING_RATE')
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小学习率再运行')
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
                           'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if evaluate and improved:
@@ -772,7 +775,7 @@ def main():
         flat.zero_()
         for micro_x, micro_y in zip(x.split(MICRO_BATCH_SIZE), y.split(MICRO_BATCH_SIZE)):
             _, micro_loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
-            micro_loss = micro_loss * len(micro_x) / BATCH_SIZE     # 各份、各进程的加起来，正是整批的平均
+            micro_loss = micro_loss * len(micro_x) / BATCH_SIZE     # 加起来，正是整批的平均
             scaler.scale(micro_loss).backward()                     # 梯度加在缓冲区里
             flat[-2] += micro_loss.detach()
         flat[-1] = len(received)
@@ -791,7 +794,7 @@ def main():
         dist.destroy_process_group()
     if stop and not last:
         print(f'收到停止信号，停在第 {step} 步，已存入 {CHECKPOINT_DIR}/latest.pt：再运行就会继续')
-        sys.exit(128 + (received or [signal.SIGTERM])[0])
+        sys.exit(128 + (received or [signal.SIGTERM])[0])           # 信号可能是别的进程收到的
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@
 相对 v2_cosine_lr.py 的改动：
 - 模型放大到 GPT-2 Small 的宽、深和窗口：`N_EMBED`、`N_HEADS`、`N_LAYERS`、`BLOCK_SIZE`、`DROP_OUT`，
   `FeedForward` 用它的 GELU；逐个头计算注意力很占显存，所以 `BATCH_SIZE` 缩小；
-- `USE_AMP`、`AMP_DTYPE`：`GPT` 的 forward 里的矩阵乘法用 16 位浮点，有 bf16 指令的 CPU 也用；float16 还要 GradScaler；
-  留在 float32 的用 TF32；
+- `USE_AMP`、`AMP_DTYPE`：`GPT` 的 forward 里的矩阵乘法用 16 位浮点，有 bf16 指令的 CPU 也用；float16 还要 GradScaler
+  （`scaler`）；留在 float32 的用 TF32（`set_float32_matmul_precision`）；
 - `USE_COMPILE`：训练前用 `compile_blocks` 把每一层的运算编译成少数几个内核；generate 的长度每步都变，走未编译的版本。
 
 测得（AMD EPYC，2 核，古诗）：混合精度让 tok/s +55%，编译再 +17%（先要编译 17 秒）。
@@ -55,6 +55,7 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
 
@@ -325,7 +326,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 

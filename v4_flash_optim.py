@@ -4,8 +4,9 @@
 - 注意力：`MultiHeadAttention` 一次算出所有头的 q、k、v，用 flash attention，不再要 `Head`；
   省下的显存让 `BATCH_SIZE` 变大；
 - 初始化：`GPT` 的矩阵按 GPT-2 的正态分布（标准差随宽度变），写回残差的投影再缩小；
-- 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减各层的矩阵），`GRAD_CLIP` 裁剪梯度；
-- 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`。
+- 优化：`make_optimizer` 按 `WEIGHT_DECAY` 和 `BETAS` 建 AdamW（fused，只衰减矩阵），`GRAD_CLIP` 裁剪梯度；
+- 数据：`train_loader` 用 DataLoader 让 `NUM_WORKERS` 个子进程提前（`PREFETCH_FACTOR` 批）准备 `TrainBatches`，
+  `main` 从中取（`batches`）。
 
 测得（AMD EPYC，2 核，古诗）：验证歌曲上与 v2_cosine_lr 相比，各取最佳学习率：300 步 −0.161，600 步 −0.081，
 1200 步 −0.047 bits/char；窗口 1024 时，flash attention 让 tok/s +84%，内存峰值从 1040 变为 755 MiB。
@@ -57,9 +58,10 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对各层的矩阵
+WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵，词向量除外
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
@@ -341,7 +343,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 

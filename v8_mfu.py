@@ -60,9 +60,10 @@ TRAIN_ITERS = 5000 if BIG else 800          # 训练多少步
 EVAL_INTERVAL = 200                         # 每隔多少步评估一次
 EVAL_ITERS = 20                             # 一次评估用多少批窗口
 USE_AMP = GPU or torch.cpu.get_capabilities().get('avx512_bf16', False)  # 混合精度：硬件支持，就用 16 位浮点做矩阵乘法
+# bfloat16 的范围与 float32 一样大；不支持它的显卡用 float16
 AMP_DTYPE = 'bfloat16' if not GPU or torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 USE_COMPILE = BIG and bool(find_spec('triton') and (shutil.which('gcc') or shutil.which('clang')))  # 编译成融合的内核
-WEIGHT_DECAY = 0.1                          # 权重衰减，只对各层的矩阵
+WEIGHT_DECAY = 0.1                          # 权重衰减，只对矩阵，词向量除外
 BETAS = (0.9, 0.95)                         # AdamW 的一阶、二阶矩的衰减率
 GRAD_CLIP = 1.0                             # 梯度范数的上限
 NUM_WORKERS = 4 if GPU else 0               # 准备数据的子进程数；0：主进程自己准备
@@ -372,7 +373,7 @@ def estimate_loss(model, data, n_batches=EVAL_ITERS):
     model.train()
     loss = total.item() / len(starts)
     if not math.isfinite(loss):
-        fail('损失不是有限的数：训练发散了，请改小 LEARNING_RATE 再运行')
+        fail('损失不是有限的数：训练发散了，请改小学习率再运行')
     return loss
 
 
@@ -496,7 +497,7 @@ def resume(model, optimizer, scaler, settings):
         fail(f'{path} 还没有训练完，但无法续训{difference}：改回去，或设 RESUME = False 从头训练（旧文件会移走）')
     model.load_state_dict(checkpoint['model'])
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})       # 学习率、衰减用现在的常量
-    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())
+    scaler.load_state_dict(checkpoint['scaler'] or scaler.state_dict())     # 存的时候没用 float16，就是空的
     incomparable = changed.keys() & {'BLOCK_SIZE', 'BATCH_SIZE', 'EVAL_ITERS'}
     print(f'从 {path} 的第 {step} 步继续{difference}' + ('，评估的窗口变了，重新评选 best.pt' if incomparable else ''))
     return step, math.inf if incomparable else checkpoint['best_test_loss'], checkpoint.get('wandb_id')
@@ -536,6 +537,7 @@ def main():
     # float16 的小梯度会变成 0：先把损失放大，更新前再缩回来；放得太大而溢出了，就跳过这一步
     scaler = torch.amp.GradScaler(torch.device(DEVICE).type, enabled=USE_AMP and AMP_DTYPE == 'float16')
     Path(CHECKPOINT_DIR).mkdir(parents=True, exist_ok=True)
+    # lock 要留着：连接一关，锁就没了
     lock, settings = lock_folder(), config(hashlib.sha256(train_data.numpy()).hexdigest()[:12])
     start, best_test_loss, wandb_id = resume(model, optimizer, scaler, settings)
     if start >= TRAIN_ITERS:
@@ -579,7 +581,7 @@ def main():
             try_to(run.log, {'step': step, 'samples': wandb.Table(columns=['step', 'text'], data=[[step, text]])})
         if step > start and (evaluate or step % SAVE_INTERVAL == 0 or stop):
             if not all(p.isfinite().all() for p in model.parameters()):
-                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小 LEARNING_RATE 再运行')
+                fail(f'第 {step} 步的权重不是有限的数，没有保存：训练发散了，请改小学习率再运行')
             checkpoint = {'model': model.state_dict(), 'step': step, 'best_test_loss': best_test_loss,
                           'config': settings, 'tokenizer': tokenizer.serialized_model_proto(), 'wandb_id': run.id}
             if evaluate and improved:
@@ -600,7 +602,7 @@ def main():
         loss = 0.0                                                  # 加起来是整批的平均
         for micro_x, micro_y in zip(x.split(MICRO_BATCH_SIZE), y.split(MICRO_BATCH_SIZE)):
             _, micro_loss = model(micro_x.to(DEVICE, non_blocking=GPU), micro_y.to(DEVICE, non_blocking=GPU))
-            micro_loss = micro_loss * len(micro_x) / len(x)         # 按窗口数加权：最后一份可能小些
+            micro_loss = micro_loss * len(micro_x) / BATCH_SIZE     # 加起来，正是整批的平均
             scaler.scale(micro_loss).backward()                     # 梯度加在一起，直到 zero_grad
             loss += micro_loss.detach()
         scaler.unscale_(optimizer)                                  # 先还原，再裁剪

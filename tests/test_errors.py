@@ -112,7 +112,7 @@ def test_a_vocabulary_that_is_too_small(size, load, tmp_path):
 @pytest.mark.parametrize('name', ['v0_char_english', 'v3_gpt2_amp', 'v7_grad_accum', 'v10_muon'])
 def test_a_run_that_diverges(name, load):
     constants = {'MUON_LR': 1e30} if level(name) >= 10 else {}
-    refuses(load(name, LEARNING_RATE=1e30, TRAIN_ITERS=30, **constants).main, '不是有限的数', 'LEARNING_RATE')
+    refuses(load(name, LEARNING_RATE=1e30, TRAIN_ITERS=30, **constants).main, '不是有限的数', '学习率')
 
 
 @pytest.mark.parametrize(('name', 'constant'), [('v0_char_english', 'BATCH_SIZE'), ('v6_wandb', 'BATCH_SIZE'),
