@@ -170,21 +170,24 @@ class Song:
             self.pending = []
 
 
+brackets = str.maketrans('<>', '〈〉')                             # 尖括号留给标记
+
+
 class Form:
     """怎么照要求写：s1_control.py 的歌头和标记，这一次要的韵、字数、藏头。要求不能满足时抛出 ValueError。"""
 
     def __init__(self, config, tokenizer, options):
         self.rhyme_of_final = {final: name for name, finals in config['RHYMES'].items() for final in finals.split()}
-        fields = {'情绪': options.mood, '歌手': options.singer, '歌名': options.title[:20]}
+        fields = {'情绪': options.mood, '歌手': options.singer, '歌名': options.title.translate(brackets)[:20]}
         known = config['KNOWN'] | {'韵': list(config['RHYMES'])[:-1]}        # 最后一个是「无」
         for name, value in (fields | {'韵': options.rhyme}).items():
             if value and value not in known.get(name, [value]):
                 some = '、'.join(known[name][:20]) + '……' * (len(known[name]) > 20)
-                raise ValueError(f'没有「{value}」这个{name}，有的是：{some}')
+                raise ValueError(f'没有「{value}」这个{name}，有的是：{some or "（训练的歌没有标这一项）"}')
         if not 0 <= options.chars <= 20:
             raise ValueError(f'一行可以有 1 到 20 个字，--chars 却是 {options.chars}')
         self.header = ''.join(f'<{name}>{value}' for name, value in fields.items() if value) + '<歌词>'
-        self.scheme, self.rhyme = options.scheme or ('A' if options.rhyme else '-'), options.rhyme
+        self.scheme, self.rhyme = options.scheme.replace('-', '.') or ('A' if options.rhyme else '.'), options.rhyme
         self.chars, self.acrostic, self.tokenizer = options.chars, ''.join(options.acrostic.split()), tokenizer
         codes = {name[1:-1]: i for i, name in enumerate(config['CODES'], 2)}
         self.codes, self.continued = frozenset(codes.values()), codes['续']
@@ -194,6 +197,8 @@ class Form:
         self.ends = [tokenizer.eos_id(), *tokenizer.encode('\n')]   # 一行完了
         self.words = [i for i, piece in enumerate(pieces) if i > 1 and i not in self.codes and '\n' not in piece]
         self.final_chars = [i for i in self.words if re.fullmatch(r'\w', pieces[i])]
+        # 各有几个字；拆成的字节不好数
+        self.sizes = [99 if tokenizer.is_byte(i) else len(tokenizer.id_to_piece(i)) for i in range(len(pieces))]
         self.after_final = [i for i in self.words if re.fullmatch(r'[^\w\ufffd]+', pieces[i])]       # 标点
         self.starts = {char: [i for i in self.words if pieces[i].startswith(char)] for char in self.acrostic}
 
@@ -211,13 +216,13 @@ class Form:
 
 
 class Verse(Song):
-    """照要求写的一首。每行是「<字数>……<韵>末字」，写完才看得见；不合要求的，退回行首重写，最多八次。"""
+    """照要求写的一首。每行是「<字数>……<韵>末字」，写完才看得见；不合要求的，退回行首重写，最多八次，第八次数着字写。"""
 
     def __init__(self, prompt, seed, tokenizer, block_size, form):
         super().__init__('', seed, tokenizer, block_size)
         self.form, self.codes, self.block_size = form, form.codes, block_size
-        self.decided = {form.scheme.strip('-')[:1]: form.rhyme} if form.rhyme else {}   # 字母：定下的韵
-        lines, ids = [line.strip() for line in printable(prompt).splitlines() if line.strip()], []
+        self.decided = {form.scheme.strip('.')[:1]: form.rhyme} if form.rhyme else {}   # 字母：定下的韵
+        lines, ids = [line.strip() for line in printable(prompt).translate(brackets).splitlines() if line.strip()], []
         self.prompt = self.text = '\n'.join(lines)
         for number, line in enumerate(lines):
             rhyme, text = form.marked(line)
@@ -230,17 +235,18 @@ class Verse(Song):
             self.ids = [form.continued]                             # 训练时，另起的一段就是这样开始的
         self.ids += tokenizer.encode(form.header) + sum(ids, [])
         self.line, self.number = len(self.ids), len(lines)          # 正在写的一行：从第几个 token 起，是第几行
+        self.given = len(lines)                                     # 开头有几行：藏头从它们后面数起
         self.tries, self.banned = 0, set()                          # 重写了几次；不合要求的末字
 
     def decide(self, number, rhyme):
         """第 number 行押了这个韵：同一个字母的其余各行也要押它。"""
-        if self.form.letter(number) != '-' and rhyme != '无':
+        if self.form.letter(number) != '.' and rhyme != '无':
             self.decided.setdefault(self.form.letter(number), rhyme)
 
     def rhymes(self):
         """这一行可以押哪些韵：同一个字母的相同，不同字母的不同。"""
         letter = self.form.letter(self.number)
-        if letter == '-':
+        if letter == '.':
             return set(self.form.rhymes)
         if letter in self.decided:
             return {self.decided[letter]}
@@ -248,17 +254,22 @@ class Verse(Song):
 
     def allowed(self):
         """下一个 token 可以是哪些。"""
-        form, line, acrostic = self.form, self.ids[self.line:], self.form.acrostic[self.number:]
-        codes = set(form.rhymes.values())
+        form, line, acrostic = self.form, self.ids[self.line:], self.form.acrostic[self.number - self.given:]
+        codes, counting = set(form.rhymes.values()), form.chars and self.tries == 8
         if not line:
             return form.lengths
         if line[-1] in codes:
             return set(form.final_chars) - self.banned or form.final_chars
         if codes & set(line):
-            return form.after_final + (form.ends[1:] if len(acrostic) > 1 else form.ends)      # 藏头没写完，歌就没完
+            ends = form.ends[1:] if len(acrostic) > 1 else form.ends        # 藏头没写完，歌就没完
+            return ends if counting else form.after_final + ends
         if acrostic and len(line) <= len(spelled := form.tokenizer.encode(acrostic[0])):        # 词表外的字是几个字节
             return form.starts[acrostic[0]] if len(line) == 1 and form.starts[acrostic[0]] else [spelled[len(line) - 1]]
-        return [form.rhymes[name] for name in self.rhymes()] + (form.words if len(line) < 30 else [])
+        rhymes = [form.rhymes[name] for name in self.rhymes()]
+        if counting:                                                # 留一个字给末字
+            left = form.chars - len(self.tokenizer.decode([i for i in line if i not in self.codes]))
+            return [i for i in form.words if form.sizes[i] < left] or rhymes
+        return rhymes + (form.words if len(line) < 30 else [])
 
     def append(self, token, max_tokens):
         self.ids.append(token)
@@ -269,8 +280,8 @@ class Verse(Song):
         ids = self.ids[self.line:]
         line = self.tokenizer.decode([i for i in ids if i not in self.codes]).strip('\n').replace('\ufffd', '')
         rhyme = self.form.marked(line)[0]
-        wrong_rhyme = self.form.letter(self.number) != '-' and rhyme not in self.rhymes()
-        if (wrong_rhyme or self.form.chars not in (0, len(line))) and self.tries < 8 and not self.done:
+        wrong_rhyme = self.form.letter(self.number) != '.' and rhyme not in self.rhymes()
+        if (wrong_rhyme or self.form.chars not in (0, len(line))) and self.tries < 8:       # 来不及重写的，也不要
             if wrong_rhyme:
                 self.banned |= {after for code, after in zip(ids, ids[1:]) if code in self.form.rhymes.values()}
             self.n_tokens -= len(ids)
@@ -280,7 +291,7 @@ class Verse(Song):
         self.decide(self.number, rhyme)
         self.text += '\n' * bool(self.text) + printable(line)
         self.line, self.number, self.tries, self.banned = len(self.ids), self.number + 1, 0, set()
-        self.ended = token == self.tokenizer.eos_id() or self.number >= len(self.form.acrostic) > 0
+        self.ended = token == self.tokenizer.eos_id() or self.number - self.given >= len(self.form.acrostic) > 0
         self.done = self.done or self.ended
 
 
@@ -301,7 +312,9 @@ def choose(logits, songs, options):                                 # (B, vocab_
     logits[:, tokenizer.unk_id()] = -torch.inf                      # 从没训练过，写出来也没有意义
     for row, song in zip(logits, songs):
         if isinstance(song, Verse):
-            row[list(set(range(len(row))) - set(song.allowed()))] = -torch.inf
+            allowed = list(song.allowed())
+            kept = row[allowed]
+            row.fill_(-torch.inf)[allowed] = kept
     if options.repetition_penalty > 1:                              # arXiv:1909.05858；换行不罚，否则歌会连成一行
         free = {tokenizer.eos_id(), *tokenizer.encode('\n'), *songs[0].codes}
         for row, song in zip(logits, songs):
@@ -446,7 +459,7 @@ SETTINGS = {                                                        # 名字：(
     'singer': (str, '', '/singer', '谁的风格'),
     'title': (str, '', '/title', '歌名'),
     'rhyme': (str, '', '/rhyme', '押什么韵：十三辙之一，如 江阳'),
-    'scheme': (str, '', '/scheme', '哪几行同韵：如 AABA，- 随意；默认每行都押 --rhyme'),
+    'scheme': (str, '', '/scheme', '哪几行同韵：如 .A.A，点是随意；默认每行都押 --rhyme'),
     'chars': (int, 0, '/chars', '一行几个字，标点也算；0：不限'),
     'acrostic': (str, '', '/acrostic', '藏头：各行的第一个字；写完就停'),
 }
