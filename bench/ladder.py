@@ -14,7 +14,6 @@ import importlib.util
 import json
 import re
 import signal
-import statistics
 import sys
 import tempfile
 import unicodedata
@@ -30,7 +29,7 @@ from machine import describe
 RESULTS = running.ROOT / 'bench' / 'results'
 PLOTS = {'v1_bpe_rope': 'v1-corpus', 'v2_cosine_lr': 'budgets', 'v4_flash_optim': 'budgets',
          'v7_grad_accum': 'v7-memory', 'v11_memmap': 'v11-memory',
-         'v12_ddp': 'v12-speed'}                                    # the others have one of their own name
+         'v12_ddp': 'v12-speed'}                                    # the others have one of their own name, or none
 EXPERIMENTS = ['shipped', 'rhymes', 'rates', 'steps', 'characters', 'without', 'corpus', 'speed', 'own']
 
 
@@ -91,8 +90,8 @@ def marked(results: dict) -> dict[str, str]:
         for rung, sentence in sentences.currencies(results, language == '-en').items():
             made |= {f'buys{language} {rung}': f'{sentence}{left}{place}{right}{stop}{plot(results, rung)}',
                      f'buys-short{language} {rung}': f'{dash}{sentence}{left}{what}{right}'}
-        noise = max([statistics.stdev(found) for rung in settings.NEAR
-                     if len(found := report.change(results, rung)) > 1], default=0)
+            made.setdefault(f'measured {rung}', f'测得（{place}）：{sentence}。')          # the first, in Chinese
+        noise = sentences.noise(results)
         windows, size = settings.CONTROLLED['BATCH_SIZE'], settings.CONTROLLED['BLOCK_SIZE']
         lead = (f'Leave one out, the rest unchanged, after {settings.STEPS} steps of {windows} windows of {size}. '
                 f'Where bits/char rise, the idea was worth it; from seed to seed the difference between two rungs '
@@ -128,12 +127,11 @@ def publish(found: list[dict]):
             text = re.sub(rf'(<!-- bench {re.escape(name)} -->).*?(<!-- /bench -->)',
                           lambda mark, made=f'{gap}{markdown}{gap}': f'{mark[1]}{made}{mark[2]}', text, flags=re.S)
         path.write_text(text, encoding='utf-8')
-    for results in sorted(found, key=lambda results: results['corpus'] != 'sample'):
-        for rung, sentence in sentences.currencies(results).items():
-            script = root / f'{rung}.py'
+    for name, sentence in marks.items():
+        if name.startswith('measured '):
+            script = root / f'{name.split()[1]}.py'
             source = re.sub(r'\n测得（.*?\n(?=\n)', '', script.read_text(encoding='utf-8'), count=1, flags=re.S)
-            line = wrapped(f'测得（{sentences.places(results)[0]}）：{sentence}。')
-            script.write_text(source.replace('\n看差异：', f'\n{line}\n\n看差异：', 1), encoding='utf-8')
+            script.write_text(source.replace('\n看差异：', f'\n{wrapped(sentence)}\n\n看差异：', 1), encoding='utf-8')
 
 
 def main():

@@ -1,6 +1,6 @@
 """The ear: how songs rhyme, repeat themselves and copy, beside the training songs and their lines shuffled.
 
-    python bench/lyrics.py lyrics1.json                         # the songs of a data set
+    python bench/lyrics.py lyrics1.json                         # the songs of a data set; or generate.py's songs.jsonl
     python bench/lyrics.py checkpoints/best.pt                  # 200 songs that a checkpoint writes
     python bench/lyrics.py checkpoints/best.pt songs.jsonl      # songs that generate.py wrote with it
 
@@ -61,11 +61,12 @@ NAMES = ['stanzas that rhyme', 'neighbouring lines that rhyme', 'neighbouring li
 
 
 def shares(table: np.ndarray, draws: int = 1000) -> list[tuple[float, float, float]]:
-    """(songs, measures, 2) -> (share, low, high) of each measure: resampled over songs, seeded."""
+    """(songs, measures, 2) -> (share, low, high) of each measure: resampled over songs, seeded; nan: none counts."""
     chosen = np.random.default_rng(1).integers(len(table), size=(draws, len(table)))
     total, drawn = table.sum(0), table[chosen].sum(1)               # (measures, 2), (draws, measures, 2)
     low, high = np.percentile(drawn[..., 0] / np.maximum(1, drawn[..., 1]), (2.5, 97.5), axis=0)
-    return list(zip(total[:, 0] / np.maximum(1, total[:, 1]), low, high, strict=True))
+    share = np.where(total[:, 1] > 0, total[:, 0] / np.maximum(1, total[:, 1]), np.nan)
+    return list(zip(share, low, high, strict=True))
 
 
 def shuffled(songs: list[str]) -> list[str]:
@@ -74,6 +75,18 @@ def shuffled(songs: list[str]) -> list[str]:
     random.Random(1).shuffle(lines)
     dealt = iter(lines)
     return ['\n'.join(next(dealt) for _ in song.splitlines()) for song in songs]
+
+
+def songs_of(path: Path) -> list[str]:
+    """The songs of a JSON file with "lyric" (a string, or a list of lines), or of a .jsonl by generate.py."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+        found = ([json.loads(line)['text'] for line in text.splitlines()] if path.suffix == '.jsonl'
+                 else [entry.get('lyric') or '' for entry in json.loads(text)])
+        found = [song if isinstance(song, str) else '\n'.join(song) for song in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        sys.exit(f'{path} does not hold songs ({type(error).__name__}: {error})')
+    return [song for song in found if song.strip()] or sys.exit(f'{path} holds no song')
 
 
 def sampled(path: Path, number: int) -> list[str]:
@@ -107,23 +120,22 @@ def measure(songs: dict[str, list[str]], training: list[str]) -> dict[str, list]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', type=Path, help='a checkpoint, or a JSON file of songs with "lyric"')
+    parser.add_argument('source', type=Path, help='a checkpoint, or a file of songs: JSON with "lyric", or JSON lines')
     parser.add_argument('songs', type=Path, nargs='?', help='written by generate.py --output with that checkpoint')
     parser.add_argument('--number', type=int, default=200, help='how many songs of each (default 200)')
     options = parser.parse_args()
-    if options.source.suffix == '.json':
-        entries = json.loads(options.source.read_text(encoding='utf-8-sig'))
-        training, written = ['\n'.join(entry['lyric']) for entry in entries], []
+    if options.source.suffix in ('.json', '.jsonl'):
+        training, written = songs_of(options.source), []
     else:
         training = training_songs(torch.load(options.source, map_location='cpu', weights_only=True))
-        written = ([json.loads(line)['text'] for line in options.songs.open(encoding='utf-8')] if options.songs
-                   else sampled(options.source, options.number))
+        written = songs_of(options.songs) if options.songs else sampled(options.source, options.number)
     some = random.Random(1).sample(training, min(options.number, len(training)))
     songs = {'training songs': some, 'their lines shuffled': shuffled(some)} | ({'model': written} if written else {})
     found = measure(songs, training)
     print(f'| {" | ".join(["", *found])} |\n|{"---|" * (len(found) + 1)}')
     for row, name in enumerate(NAMES):
-        cells = [f'{v[row][0]:.1%} [{v[row][1]:.1%}, {v[row][2]:.1%}]' if row < len(v) else '' for v in found.values()]
+        cells = ['' if row >= len(v) else '—' if np.isnan(v[row][0]) else
+                 f'{v[row][0]:.1%} [{v[row][1]:.1%}, {v[row][2]:.1%}]' for v in found.values()]
         print(f'| {name} | {" | ".join(cells)} |')
     if written:
         longest = max((run for _, run in novelty(written, training)), key=len)

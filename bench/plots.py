@@ -11,7 +11,7 @@ import settings as s
 matplotlib.use('svg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8']              # 3:1 or more on white and near-black
+COLOURS = ['#3b7dd8', '#d9622b', '#2f9e44', '#a855c8']              # of lines: 3:1 or more on white and near-black
 STYLE = '<style>svg { color: #24292f } @media (prefers-color-scheme: dark) { svg { color: #d0d7de } }</style>'
 plt.rcParams |= {'svg.fonttype': 'none', 'svg.hashsalt': 'ladder', 'font.size': 13, 'axes.spines.top': False,
                  'axes.spines.right': False, 'font.family': 'sans-serif'}
@@ -37,9 +37,9 @@ def lines(curves: dict, xlabel: str, ylabel: str, log: bool = False) -> str:
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     gap, at = 0.08 * (axes.get_ylim()[1] - axes.get_ylim()[0]), -float('inf')
-    for label, colour in sorted(zip(curves, COLOURS, strict=False), key=lambda pair: curves[pair[0]][1][-1]):
-        at = max(at + gap, curves[label][1][-1])
-        axes.annotate(label, (curves[label][0][-1], at), (6, 0), textcoords='offset points', color=colour, va='center')
+    for label, (xs, ys) in sorted(curves.items(), key=lambda curve: curve[1][1][-1]):
+        at = max(at + gap, ys[-1])
+        axes.annotate(label, (xs[-1], at), (6, 0), textcoords='offset points', va='center')
     return finish(figure)
 
 
@@ -78,6 +78,10 @@ def figures(results: dict) -> dict[str, str]:
         made['waterfall'] = waterfall(steps)
     for rung in (rung for rung in climbed if steps[rung]):
         made[rung] = lines({name: curve(name) for name in (report.below(rung), rung)}, 'steps', 'bits/char')
+    for rung in ('v0_char_english', 'v0_char_chinese', 'v6_wandb', 's1_control'):        # how a run goes
+        for job in report.by(results, f'shipped/{rung}').values():
+            made[rung] = lines({rung: ([point['step'] for point in job['curve']],
+                                       [point['bits_per_char'] for point in job['curve']])}, 'steps', 'bits/char')
     budgets = [n for n in s.BUDGETS if all(report.by(results, f'rates/{rung}/{n} steps') for rung in s.PAY_LATER)]
     if len(budgets) > 1:
         made['budgets'] = lines({rung: (budgets, [report.best(results, rung, n) for n in budgets])

@@ -64,7 +64,7 @@ def shipped(results: dict, english: bool = False) -> str:
 
 def rhyming(results: dict, rung: str) -> tuple[float, float, float] | None:
     """(share, low, high) of the stanzas that rhyme; rungs that train alike write alike."""
-    while rung in s.SAME_TRAINING:
+    while rung in s.SAME_SONGS:
         rung = s.RUNGS[s.RUNGS.index(rung) - 1]
     songs = [job['rhyming'] for job in by(results, f'rhymes/{rung}').values()]
     return shares(np.array(songs[0])[:, None])[0] if songs else None

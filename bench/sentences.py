@@ -26,6 +26,11 @@ def lower(values) -> str:
     return f'{"低" if mean < 0 else "高"} {abs(mean):.3f}'
 
 
+def noise(results: dict) -> float:
+    """How much a difference between two rungs varies from seed to seed: the largest standard deviation."""
+    return max([statistics.stdev(found) for rung in s.NEAR if len(found := change(results, rung)) > 1], default=0)
+
+
 def learned(rung):
     def sentence(results, jobs):
         curve = jobs[f'shipped/{rung}/whole run']['curve']
@@ -70,11 +75,12 @@ def bpe(results, jobs):
     found = []
     for songs in s.SIZES_OF_CORPUS:
         ours, other = (lowest(jobs[f'corpus/{rung}/{songs} songs']) for rung in ('v1_bpe_rope', 'v0_char_rope'))
-        found.append((f'{songs:,}', signed([ours - other])))
-    return (f'一个 token 是 {tokens:.2f} 个字，一步读的字数也是这么多倍；'
-            f'{"、".join(songs for songs, _ in found)} 首歌，比 v0_char_rope {"、".join(gain for _, gain in found)} bits/char',
-            f'a token is {tokens:.2f} characters, and a step reads that much more text; against v0_char_rope, '
-            f'{", ".join(f"{gain} with {songs}" for songs, gain in found)} songs, in bits/char')
+        found.append((songs, ours - other))
+    (few, first), (many, last) = found[0], found[-1]
+    return (f'一个 token 平均 {tokens:.2f} 个字，省不了多少；{few:,} 首时比 v0_char_rope {lower([first])} bits/char，'
+            f'{many:,} 首时{lower([last])}',
+            f'a token is {tokens:.2f} characters, which saves little; against v0_char_rope, {signed([first])} '
+            f'bits/char with {few:,} texts, {signed([last])} with {many:,}')
 
 
 def recipe(results, jobs):
@@ -119,7 +125,7 @@ def accumulation(results, jobs):
 
 def mfu(results, jobs):
     share = median(by(results, 'speed/v8_mfu'), 'mfu')
-    return f'MFU {share:.0f}%', f'MFU {share:.0f} %'
+    return f'知道用上了多少算力：MFU {share:.0f}%', f'tells how much of the machine is used: MFU {share:.0f} %'
 
 
 def llama(results, jobs):
@@ -135,9 +141,10 @@ def muon(results, jobs):
     steps = min(n for n, bits in runs.items() if bits <= final(v6))
     ours, theirs = (f'{n * 2048 / median(by(results, f"speed/{rung}")):.0f}'
                     for n, rung in ((steps, 'v10_muon'), (s.STEPS, 'v6_wandb')))
-    values = [runs[s.STEPS] - final(v6)]
-    return (f'{s.STEPS} 步，比 v6 {lower(values)} bits/char；只训练 {steps} 步（{ours} 秒）到 {runs[steps]:.3f}，v6 训练 {s.STEPS} 步（{theirs} 秒）到 {final(v6):.3f}',
-            f'{signed(values)} bits/char against v6 after {s.STEPS} steps; a run of {steps} steps ({ours} s) ends at '
+    values = change(results, 'v10_muon')
+    return (f'{s.STEPS} 步，比 v9_llama {lower(values)} bits/char；只训练 {steps} 步（{ours} 秒）到 {runs[steps]:.3f}，'
+            f'v6 训练 {s.STEPS} 步（{theirs} 秒）才到 {final(v6):.3f}',
+            f'{signed(values)} bits/char against v9_llama after {s.STEPS} steps; a run of {steps} steps ({ours} s) ends at '
             f'{runs[steps]:.3f}, one of v6 of {s.STEPS} ({theirs} s) at {final(v6):.3f}')
 
 
@@ -153,7 +160,7 @@ def ddp(results, jobs):
     runs = [(n, jobs[f'own/v12_ddp/{n} processes']) for n in s.PROCESSES]
     sent = 4 * runs[0][1]['parameters'] / 1e6
     counts, speeds, losses = zip(*((str(n), f'{job["tok_per_s"]:,}', f'{job["curve"][-1]["test"]:.4f}') for n, job in runs))
-    return (f'{"／".join(counts)} 个进程，各用一个线程：{"／".join(speeds)} tok/s，损失 {"／".join(losses)}；一步发 {sent:.1f} MB',
+    return (f'{"／".join(counts)} 个进程，各用一个线程：{"／".join(speeds)} tok/s，损失 {"／".join(losses)}；每步通信 {sent:.1f} MB',
             f'{" / ".join(counts)} processes of one thread each: {" / ".join(speeds)} tok/s, loss {" / ".join(losses)}; '
             f'{sent:.1f} MB are sent per step')
 

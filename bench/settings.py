@@ -29,12 +29,12 @@ GRID = (2e-3, 4e-3, 8e-3)
 MUON_GRID = (2e-2, 4e-2, 8e-2)                      # of the word vectors; the matrices have their own rate
 VALIDATION = [('songs = load_songs()\n', 'songs = load_songs()\n    songs = songs[:int(0.9 * len(songs))]\n')]
 SAME_TRAINING = {'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v11_memmap', 'v12_ddp'}
+SAME_SONGS = {'v5_checkpoint', 'v6_wandb', 'v8_mfu', 'v12_ddp'}     # bit for bit; v7 rounds otherwise, v11 reads others
 PAY_LATER = ('v1_bpe_rope', 'v2_cosine_lr', 'v4_flash_optim')               # compared after all BUDGETS
 NEAR = ('v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp', 'v4_flash_optim')     # differences near their noise: three seeds
 SIZES_OF_CORPUS = (1000, 4000, 16000, 64000)        # songs, for characters against BPE
-MICRO, PROCESSES = (1, 4, 16, 64), (1, 2, 4)
+MICRO, PROCESSES, FILES = (1, 4, 16, 64), (1, 2, 4), (1, 2, 3, 4, 5)        # FILES of a large corpus: the memory taken
 SHORTER = (300, 600, 900)                            # runs of v10: the shortest that reaches v6's loss
-FILES = (1, 2, 3, 4, 5)                             # of a large corpus, for the memory that it takes
 
 # v4's ideas that make it faster and leave the loss as it is: what stands in for each, by patches.
 FASTER = {
@@ -162,7 +162,7 @@ def plan(experiment: str, results: dict) -> list[dict]:
         case 'shipped':
             return [job('whole run', rung, alone=True) for rung in RUNGS + BRANCH * (not large)]
         case 'rhymes' if not large:                                 # as shipped, but with a preview every 50 steps
-            singing = [rung for rung in RUNGS[1:] + BRANCH if rung not in SAME_TRAINING]
+            singing = [rung for rung in RUNGS[1:] + BRANCH if rung not in SAME_SONGS]
             ends = {rung: f'        if {"last" if rung in RUNGS[:7] else "last or stop"}:\n' for rung in singing}
             return [job('40 songs', rung, {'PREVIEW_INTERVAL': 50}, [
                 (ends[rung] + '            break\n', ends[rung] + SINGING),

@@ -3,8 +3,8 @@
     python bench/songwriter.py WORK                         # about an hour and a half on two CPU cores
     python bench/songwriter.py WORK --only control          # or practice, finetune
 
-WORK is a folder for the trained models (the scripts' own checkpoints: stop it at will, the same command continues).
-Everything runs on the shipped sample, which is ours. Writes bench/results/songwriter/<machine>.json and .md.
+WORK is a folder for the trained models: stop it at will, the same command continues with what is not trained yet.
+Everything runs on the shipped sample, which is ours. Writes bench/results/songwriter/<machine>.json, .md and .svg.
 """
 import argparse
 import importlib.util
@@ -13,6 +13,7 @@ import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +22,11 @@ from pathlib import Path
 
 import lyrics
 import numpy as np
+import plots
 import torch
 from lyrics import rhyme
 from machine import describe
-from running import ROOT, edit, save
+from running import LOG_LINE, PREVIEW, ROOT, edit, fingerprint, save
 
 sys.path.insert(0, str(ROOT))
 import generate  # noqa: E402
@@ -39,19 +41,23 @@ LENGTHS = (5, 6, 7, 8, 9, 10)
 # ---------- training, writing ----------
 def train(folder: Path, script: str, songs: list[dict] | None = None, patches: list = (), **constants) -> dict:
     """Run a script in its folder, as a user would, if it has not ended there yet; {'checkpoint', 'log', 'seconds'}."""
-    log = folder / f'{script}.log'
+    log, source = folder / f'{script}.log', edit(script, constants, patches)
+    mark = f'fingerprint {fingerprint(source, [], {})}'
+    if log.exists() and mark not in log.read_text(encoding='utf-8'):                     # of another script
+        shutil.rmtree(folder / 'checkpoints' / script)
+        log.unlink()
     if not log.exists():
         text = json.dumps(songs or SAMPLE, ensure_ascii=False)
         for name in ('ChineseLyrics', 'MySongs'):
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / 'lyrics1.json').write_text(text, encoding='utf-8')
-        (folder / f'{script}.py').write_text(edit(script, constants, patches), encoding='utf-8')
+        (folder / f'{script}.py').write_text(source, encoding='utf-8')
         started = time.perf_counter()
         done = subprocess.run([sys.executable, f'{script}.py'], cwd=folder, capture_output=True, encoding='utf-8',
                               env=os.environ | {'WANDB_MODE': 'disabled', 'PYTHONUTF8': '1'})
         if done.returncode:
             sys.exit(f'{folder}/{script}.py failed:\n{done.stdout[-2000:]}{done.stderr}')
-        log.write_text(f'{done.stdout}\nseconds {time.perf_counter() - started:.0f}\n', encoding='utf-8')
+        log.write_text(f'{done.stdout}\nseconds {time.perf_counter() - started:.0f}\n{mark}\n', encoding='utf-8')
     text = log.read_text(encoding='utf-8')
     return {'checkpoint': folder / 'checkpoints' / script / 'best.pt', 'log': text,
             'seconds': int(re.search(r'seconds (\d+)', text)[1]),
@@ -129,15 +135,15 @@ def songs_of(folder: Path, checkpoint: Path) -> tuple[list[str], list[str]]:
 
 
 # ---------- control ----------
-class Mood:
-    """Naive Bayes over characters and pairs of characters, add-one smoothed."""
+class Classifier:
+    """Naive Bayes over characters and pairs of characters, add-one smoothed: the mood or the singer of a lyric."""
 
-    def __init__(self, texts: list[str], moods: list[str]):
-        self.counts, self.moods = defaultdict(Counter), Counter(moods)
-        for text, mood in zip(texts, moods, strict=True):
-            self.counts[mood].update(self.features(text))
+    def __init__(self, texts: list[str], labels: list[str]):
+        self.counts, self.labels = defaultdict(Counter), Counter(labels)
+        for text, label in zip(texts, labels, strict=True):
+            self.counts[label].update(self.features(text))
         self.size = len(set().union(*self.counts.values()))
-        self.totals = {mood: sum(counter.values()) + self.size for mood, counter in self.counts.items()}
+        self.totals = {label: sum(counter.values()) + self.size for label, counter in self.counts.items()}
 
     @staticmethod
     def features(text: str) -> list[str]:
@@ -146,8 +152,8 @@ class Mood:
 
     def __call__(self, text: str) -> str:
         features = self.features(text)
-        return max(self.moods, key=lambda mood: math.log(self.moods[mood]) + sum(
-            math.log((self.counts[mood][feature] + 1) / self.totals[mood]) for feature in features))
+        return max(self.labels, key=lambda label: math.log(self.labels[label]) + sum(
+            math.log((self.counts[label][feature] + 1) / self.totals[label]) for feature in features))
 
 
 def obeyed(pairs: list[tuple]) -> dict:
@@ -164,12 +170,23 @@ def rhyme_class(line: str) -> str | None:
     return found and found[1]
 
 
-def mood_of(song: str) -> str:
-    return re.search('<情绪>([^<]*)<', song)[1]
+def fields_of(header: str) -> dict[str, str]:
+    return dict(re.findall('<([^<>]*)>([^<]*)', header))
+
+
+def recognised(path: Path, training: list[str], test: list[str], field: str, wish: str) -> dict:
+    """How often a classifier finds the mood (the singer) of held-out songs, and of songs written as asked."""
+    s1, label = script(), (lambda song: fields_of(song)[field])
+    classify = Classifier(list(map(s1.lyric_of, training)), list(map(label, training)))
+    real = [classify(s1.lyric_of(song)) == label(song) for song in test]
+    asked = [classify(song.text) == value for i, value in enumerate(sorted(classify.labels))
+             for song in write(path, SONGS // len(classify.labels), 1000 * i, **{wish: value})]
+    return {'real songs': sum(real) / len(real), 'asked': sum(asked) / len(asked),
+            'chance': max(classify.labels.values()) / sum(classify.labels.values())}
 
 
 def control(work: Path) -> dict:
-    found, s1 = {}, script()
+    found = {}
     for seed in SEEDS:
         run = train(work / f'control-{seed}', 's1_control', SEED=seed)
         path = run['checkpoint']
@@ -182,17 +199,15 @@ def control(work: Path) -> dict:
                  for kind, redraw in (('asked rhyme', False), ('asked rhyme, redrawn', True))}
         asked['asked length'] = [(n, len(line)) for n in LENGTHS
                                  for line in lines(write(path, 20, 1000 * n, False, chars=n))]
-        classify = Mood([s1.lyric_of(song) for song in training], list(map(mood_of, training)))
-        real = [classify(s1.lyric_of(song)) == mood_of(song) for song in test]
-        moods = [classify(song.text) == mood for i, mood in enumerate(sorted(classify.moods))
-                 for song in write(path, 50, 1000 * i, mood=mood)]
         headers, bodies = zip(*(song.split('<歌词>') for song in test))
-        wrong = random.Random(1).sample(headers, len(headers))
+        others = [[other for other in headers if not fields_of(other).items() & fields_of(header).items()]
+                  for header in headers]
+        wrong = list(map(random.Random(1).choice, others))          # of another mood, singer and title
         found[f'seed {seed}'] = {
             'bits_per_char': run['bits'], 'seconds': run['seconds'], 'free': shares([song.text for song in free]),
             'announced rhyme': obeyed(announced), **{kind: obeyed(pairs) for kind, pairs in asked.items()},
-            'mood': {'real songs': sum(real) / len(real), 'asked': sum(moods) / len(moods),
-                     'chance': max(classify.moods.values()) / sum(classify.moods.values())},
+            'mood': recognised(path, training, test, '情绪', 'mood'),
+            'singer': recognised(path, training, test, '歌手', 'singer'),
             'headers': {name: bits(path, [f'{header}<歌词>{body}' for header, body in zip(some, bodies, strict=True)])
                         for name, some in (('true', headers), ('missing', [''] * len(headers)), ('wrong', wrong))}}
         print(f'seed {seed}', json.dumps(found[f'seed {seed}'], ensure_ascii=False), flush=True)
@@ -201,7 +216,7 @@ def control(work: Path) -> dict:
 
 
 # ---------- practice ----------
-HACK = [('char != other_char and ', '')]                            # the same character counts as a rhyme
+HACK = [('chars[1] != chars[3] and ', '')]                            # the same character counts as a rhyme
 LARGE = {'MUON_LR': 0.005, 'LEARNING_RATE': 2.5e-3, 'MIN_LR': 2.5e-4}       # steps five times as large as s2's
 
 
@@ -262,7 +277,10 @@ def finetune(work: Path) -> dict:
         tuned = train(folder / 'tuned', 's3_finetune', theirs[:OWN], INIT_FROM=start)
         scratch = train(folder / 'scratch', 's3_finetune', theirs[:OWN], SCRATCH, INIT_FROM=start, **steps)
         new, old = texts_of(theirs[OWN:], folder), songs_of(folder / 'base', base['checkpoint'])[1]
-        found[singer] = {'seconds': tuned['seconds'], 'test songs': len(new)} | {
+        found[singer] = {
+            'seconds': tuned['seconds'], 'test songs': len(new), 'song': PREVIEW.findall(tuned['log'])[-1][1],
+            'log': re.findall('^step .*', tuned['log'], re.M)[-3:],
+            'curve': [(int(step), float(bits)) for step, _, _, bits, _ in LOG_LINE.findall(tuned['log'])]} | {
             name: {'their songs': bits(run['checkpoint'], new), 'the five': bits(run['checkpoint'], old)}
             for name, run in (('before', base), ('after', tuned), ('from scratch', scratch))}
         print(singer, json.dumps(found[singer], ensure_ascii=False), flush=True)
@@ -296,10 +314,11 @@ def tables(results: dict, english: bool) -> dict[str, str]:
                  say('打乱 {}，碰运气 {}', 'shuffled {}, chance {}').format(
                      percent(seeds[0][kind]['shuffled']), percent(seeds[0][kind]['chance'])))
                 for kind, chinese in KINDS]
-        rows += [(say('要求的情绪，分类器认得出', 'asked mood, says the classifier'),
-                  *(percent(seed['mood']['asked']) for seed in seeds),
+        rows += [(say(f'要求的{chinese}，分类器认得出', f'asked {kind}, says the classifier'),
+                  *(percent(seed[kind]['asked']) for seed in seeds),
                   say('真的歌 {}，碰运气 {}', 'real songs {}, chance {}').format(
-                      percent(seeds[0]['mood']['real songs']), percent(seeds[0]['mood']['chance'])))]
+                      percent(seeds[0][kind]['real songs']), percent(seeds[0][kind]['chance'])))
+                 for kind, chinese in (('mood', '情绪'), ('singer', '歌手'))]
         rows += [(f'bits/char, {say(chinese, f"{key} header")}', *(f'{seed["headers"][key]:.3f}' for seed in seeds), '')
                  for key, chinese in (('true', '歌头正确'), ('missing', '没有歌头'), ('wrong', '别的歌的歌头'))]
         rows += [(say(f'不作要求：{chinese}', f'nothing asked: {name}'),
@@ -351,13 +370,37 @@ def sentences(results: dict, english: bool) -> dict[str, str]:
     return made
 
 
+def figures(results: dict) -> dict[str, str]:
+    """script -> SVG: how practice and fine-tuning go."""
+    made = {}
+    if found := results.get('practice'):
+        runs = {name: [int(share) for share, _, _ in run['steps']] for name, run in found['seed 1'].items()}
+        made['s2_rhyme_rl'] = plots.lines({name: (list(range(len(shares))), shares) for name, shares in runs.items()
+                                           if name in ('leash', 'no leash, large steps', 'same character counts')},
+                                          'step', '% of stanzas rewarded')
+    if found := results.get('finetune'):
+        made['s3_finetune'] = plots.lines({f'singer {n}': tuple(zip(*one['curve'], strict=True))
+                                           for n, one in enumerate(found.values(), 1)}, 'step', 'bits/char')
+    return made
+
+
 def marked(results: dict) -> dict[str, str]:
     """What the results have to say, by the name of its mark in the Markdown files."""
     made = {}
     for language, dash, place in (('', '：', '（自带的样本）'), ('-en', ': ', ' (the shipped sample)')):
         made |= {f'songwriter{language} {name}': text for name, text in tables(results, language == '-en').items()}
-        made |= {f'songwriter-short{language} {name}': f'{dash}{text}{place}'
-                 for name, text in sentences(results, language == '-en').items()}
+        for name, text in sentences(results, language == '-en').items():
+            made[f'songwriter-short{language} {name}'] = f'{dash}{text}{place}'
+            where = f'{results["machine"]["cpu"]}，{results["machine"]["cores"]} 核，自带的样本'
+            made.setdefault(f'measured {name}', f'测得（{where}）：{text}。')
+    for name in figures(results):
+        for language in ('', '-en'):
+            made[f'songwriter{language} {name}'] += (
+                f'\n\n![{name}](../bench/results/songwriter/{results["machine"]["name"]}-{name}.svg)')
+    if found := results.get('finetune'):
+        one = next(iter(found.values()))
+        printed = [*one['log'], '', *one['song'].splitlines()[:12]]
+        made['songwriter log s3_finetune'] = '\n'.join(['```text', *printed, '```'])
     if found := results.get('control'):                             # what to compare the rungs' songs with
         made |= {f'rhymes-short {name}': f'{found[key][lyrics.NAMES[0]][0]:.0%}'
                  for name, key in (('songs', 'training songs'), ('shuffled', 'shuffled lines'))}
@@ -379,6 +422,8 @@ def main():
         save(path, results)
     text = '\n\n'.join(f'## {name}\n\n{made}' for name, made in tables(results, True).items())
     path.with_suffix('.md').write_text(text + '\n', encoding='utf-8')
+    for name, svg in figures(results).items():
+        path.with_name(f'{path.stem}-{name}.svg').write_text(svg, encoding='utf-8')
 
 
 if __name__ == '__main__':

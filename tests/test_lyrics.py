@@ -59,8 +59,28 @@ def test_the_sample_rhymes_and_its_shuffled_lines_do_not(tmp_path):
     assert real > 80 and shuffled < 15
 
 
+def ear(folder, name, text):
+    (folder / name).write_text(text, encoding='utf-8')
+    return subprocess.run([sys.executable, ROOT / 'bench/lyrics.py', name], cwd=folder, capture_output=True, encoding='utf-8', env=environment(folder))
+
+
+def test_songs_are_read_from_whatever_holds_them(tmp_path):
+    """A lyric in one string or in lines, without one, of two lines; what generate.py wrote; each counts alike."""
+    lines = json.dumps([{'lyric': SONG.splitlines()}, {'lyric': None}, {}])
+    tables = [ear(tmp_path, name, text).stdout for name, text in (
+        ('lines.json', lines), ('text.json', json.dumps([{'lyric': SONG}])), ('songs.jsonl', json.dumps({'text': SONG})))]
+    assert 'stanzas that rhyme | 100.0%' in tables[0] and tables[0] == tables[1] == tables[2]
+    assert 'stanzas that rhyme | — | — |' in ear(tmp_path, 'short.json', '[{"lyric": "一"}]').stdout
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '[{"name": "x"}]', '[1]', '{"lyric": "x"}'])
+def test_what_holds_no_songs_is_told_in_a_line(text, tmp_path):
+    done = ear(tmp_path, 'songs.json', text)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr and 'songs.json' in done.stderr
+
+
 def test_moods_are_told_apart_by_their_words():
-    classify = songwriter.Mood(['雨夜泪水', '雨中的泪', '太阳欢笑', '欢笑的太阳'], ['悲伤', '悲伤', '欢快', '欢快'])
+    classify = songwriter.Classifier(['雨夜泪水', '雨中的泪', '太阳欢笑', '欢笑的太阳'], ['悲伤', '悲伤', '欢快', '欢快'])
     assert classify('泪水和雨') == '悲伤' and classify('太阳') == '欢快'
 
 
@@ -83,13 +103,15 @@ def test_what_is_said_comes_from_the_results(tmp_path):
     """Every figure of the tables and sentences stands in the results; both languages say the same."""
     measures = {name: [0.5, 0.4, 0.6] for name in lyrics.NAMES[:5]}
     kind = {'obeyed': 0.9, 'lines': 10, 'shuffled': 0.1, 'chance': 0.08}
-    one = {'bits_per_char': 6.0, 'seconds': 200, 'free': measures, 'mood': {'real songs': 0.8, 'asked': 0.6, 'chance': 0.25},
+    mood = {'real songs': 0.8, 'asked': 0.6, 'chance': 0.25}
+    one = {'bits_per_char': 6.0, 'seconds': 200, 'free': measures, 'mood': mood, 'singer': mood,
            'headers': {'true': 6.0, 'missing': 6.1, 'wrong': 6.2}, **{name: kind for name, _ in songwriter.KINDS}}
-    run = measures | {'bits_per_char': 6.1, 'seconds': 240, 'same character': 0.02, 'steps': []}
+    run = measures | {'bits_per_char': 6.1, 'seconds': 240, 'same character': 0.02, 'steps': [['50', '0.7', '0.01'], ['60', '0.7', '0.02']]}
     loss = {'their songs': 6.5, 'the five': 6.0}
     results = {'control': {f'seed {seed}': one for seed in songwriter.SEEDS} | {'training songs': measures, 'shuffled lines': measures},
                'practice': {'seed 1': {'before': run, 'leash': run, 'best of 9': run}},
-               'finetune': {'青石桥': {'before': loss, 'after': loss, 'from scratch': loss, 'seconds': 9, 'test songs': 300}}}
+               'finetune': {'青石桥': {'before': loss, 'after': loss, 'from scratch': loss, 'seconds': 9, 'test songs': 300,
+                                    'log': ['step 5'], 'song': '一行', 'curve': [[0, 6.5], [5, 6.4]]}}, 'machine': {'name': 'here', 'cpu': 'CPU', 'cores': 2}}
     marks = songwriter.marked(results)
     for name in ('s1_control', 's2_rhyme_rl', 's3_finetune'):
         chinese, english = marks[f'songwriter {name}'], marks[f'songwriter-en {name}']
