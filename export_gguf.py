@@ -11,9 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import gguf
 import sentencepiece as spm
 import torch
+
+try:
+    import gguf
+except ImportError:
+    sys.exit('错误：要先 pip install gguf')
 
 NAMES = {                                                           # 我们的名字：GGUF 的名字
     'token_embedding': 'token_embd', 'blocks': 'blk', 'ln_f': 'output_norm', 'ln1': 'attn_norm', 'ln2': 'ffn_norm',

@@ -18,7 +18,11 @@ from pathlib import Path
 
 import sentencepiece as spm
 import torch
-from safetensors.torch import save
+
+try:
+    from safetensors.torch import save
+except ImportError:
+    sys.exit('错误：要先 pip install safetensors')
 
 NAMES = {                                                           # 我们的名字：transformers 的名字
     'token_embedding': 'model.embed_tokens', 'blocks': 'model.layers', 'ln_f': 'model.norm',
@@ -26,6 +30,10 @@ NAMES = {                                                           # 我们的�
     **{name: f'{name}_proj' for name in ('q', 'k', 'v', 'gate', 'up', 'down')}, 'proj': 'o_proj',
 }
 SPECIAL = {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': 0}     # 歌从分隔符写起，到分隔符为止
+
+FORMAT = '''- **格式**（s1_control.py 的标记，各一个 token）：歌头可以有情绪、歌手、歌名，也可以没有；接着是 `<歌词>`；
+  每行开头是字数，末字之前是它的韵（十三辙）。开头照样写，例如 `<情绪>悲伤<歌词><6>雨落在旧站<怀来>台`。
+'''
 
 
 def fail(message):
@@ -73,6 +81,8 @@ def tokenizer_json(tokenizer, codes):
 def card(checkpoint):
     """README.md：模型卡，说它是怎么来的。"""
     constants = checkpoint['config']
+    only = '，只算歌词自己的 token' if 'CODES' in constants else ''
+    asked = FORMAT if 'CODES' in constants else ''
     size = sum(weight.numel() for name, weight in checkpoint['model'].items() if name != 'lm_head.weight') / 1e6
     return f"""---
 language: zh
@@ -82,12 +92,12 @@ pipeline_tag: text-generation
 # 写中文歌词的 GPT
 
 {constants['SCRIPT']} 训练的，{size:.2f} M 参数，窗口 {constants['BLOCK_SIZE']} 个 token，{checkpoint['step']} 步，
-测试集的损失 {checkpoint['best_test_loss']:.4f}（nat / token）。
+存下的 `best_test_loss` 是 {checkpoint['best_test_loss']:.4f}（nat / token，用一部分测试歌曲估计{only}）。
 
 - **训练数据**：{constants['LYRICS_DIR']}/ 里的歌词，九成用来训练，一成用来测试。它们的版权归各自的作者；
   公开这个模型之前，先确认它们可以这样用。
 - **用法**：`AutoModelForCausalLM`、`AutoTokenizer`。歌从分隔符写起，写到分隔符为止，`generate()` 会自己停。
-- **不会的**：它只见过歌词，不会问答，也不知道什么是真的；写出来的可能与训练歌曲的句子相同。
+{asked}- **不会的**：它只见过歌词，不会问答，也不知道什么是真的；写出来的可能与训练歌曲的句子相同。
 """
 
 

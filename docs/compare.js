@@ -34,10 +34,15 @@ function parts(from, to) {                            // [[name, rows]] in the o
 function show() {
   let html = '', added = 0, removed = 0
   for (const [name, rows] of parts(a.value, b.value)) {
-    const near = rows.map((_, n) => rows.slice(Math.max(0, n - context), n + context + 1).some(row => row[0] !== 'e'))
+    const news = row => row[0] !== 'e' && plain(row[3]).trim()            // empty lines are no news
+    const near = rows.map((_, n) => rows.slice(Math.max(0, n - context), n + context + 1).some(news))
     let lines = '', u = 0, s = 0, left = 0, right = 0
     rows.forEach(([kind, i, j, line], n) => {
       if (!near[n]) return
+      if (lines && !near[n - 1]) {
+        s = Math.max(left, right, s) + 1; left = right = s
+        lines += `<div class="w e" style="--u:${++u};--s:${s};--i:0"><i class=o></i><i class=n></i><code>⋯</code></div>`
+      }
       if (kind === 'e') { s = Math.max(left, right, s) + 1; left = right = s }
       const side = kind === 'e' ? s : kind === 'd' ? ++left : ++right
       if (kind === 'd') removed++

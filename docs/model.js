@@ -1,4 +1,5 @@
 // A GPT in plain JavaScript: what generate.py does, token by token. Files of export_model.py put models into MODELS.
+// GPT computes every rung; Writer only those whose songs end in a separator (v1 and above), with or without s1's marks.
 const MODELS = {}
 
 // ---------- numbers ----------
@@ -39,10 +40,11 @@ class GPT {
     this.cache = Array.from({ length: config.N_LAYERS }, () => ({ k: [], v: [] }))        // k and v in every layer
     this.attention = []                               // what it looked at: (layers, heads, tokens before)
     this.scores = []                                  // the scores of the one after it: (vocabulary)
+    this.bits = []                                    // how much it surprised: -log2 of its probability
   }
 
   forget(length) {                                    // all but the first tokens
-    const lists = [this.ids, this.attention, this.scores, ...this.cache.flatMap(({ k, v }) => [k, v])]
+    const lists = [this.ids, this.attention, this.scores, this.bits, ...this.cache.flatMap(({ k, v }) => [k, v])]
     for (const list of lists) list.length = length
   }
 
@@ -66,7 +68,7 @@ class GPT {
     return x.map((value, i) => (value - mean) / rms * weight[i] + (bias ? bias.values[i] : 0))
   }
 
-  heads(x, name, norm) {                              // q or k, head by head: normalised (v10 on), rotated (RoPE)
+  heads(x, name) {                                    // q or k, head by head: normalised (v10 on), rotated (RoPE)
     const size = this.headSize, half = size / 2, out = []
     for (let h = 0; h < x.length; h += size) {
       let head = x.subarray(h, h + size)
@@ -110,6 +112,7 @@ class GPT {
   step(token) {                                       // one more token, and the scores of the one after it
     const add = (a, b) => a.map((value, i) => value + b[i])
     this.attention.push([])
+    this.bits.push(this.ids.length ? -Math.log2(softmax(this.scores.at(-1))[token]) : 0)
     let x = this.row('token_embedding.weight', token)
     if (this.weights['position_embedding.weight']) x = add(x, this.row('position_embedding.weight', this.ids.length))
     for (let layer = 0; layer < this.config.N_LAYERS; layer++) {
@@ -120,7 +123,7 @@ class GPT {
     this.scores.push(this.linear(this.norm(x, 'ln_f'), this.weights['lm_head.weight'] ? 'lm_head' : 'token_embedding'))
   }
 
-  after(ids) {                                        // the scores of the token after ids; what is known is not read again
+  after(ids) {                                        // the scores of the token after ids; reads only what is new
     const { BLOCK_SIZE } = this.config
     if (ids.length <= BLOCK_SIZE) this.begin = 0
     else if (ids.length - this.begin > BLOCK_SIZE) this.begin = ids.length - Math.floor(BLOCK_SIZE / 2)
@@ -201,6 +204,7 @@ class Writer {                                        // a model, its tokenizer,
     this.chars = numbers(piece => /^[\p{L}\p{N}]$/u.test(piece))
     this.points = numbers(piece => /^[^\p{L}\p{N}<>]+$/u.test(piece) && !piece.includes('\n'))
     this.ends = [1, this.tokenizer.id.get('\n')]
+    this.continued = this.tokenizer.id.get('<续>') ?? 1             // begins a song whose first lines are left out
   }
 
   rhyme(line) {                                       // the class that a line ends in
@@ -215,10 +219,19 @@ class Writer {                                        // a model, its tokenizer,
     return `<${Math.min(20, chars.length)}>${before}<${this.rhyme(line)}>${after}`
   }
 
+  encode(line) {
+    return this.tokenizer.encode((this.codes.length ? this.mark(line) : line) + '\n')
+  }
+
+  fitting(lines) {                                    // the last of the lines: half the window stays for the song
+    let left = this.model.config.BLOCK_SIZE / 2
+    return [...lines].reverse().filter(line => (left -= this.encode(line).length) >= 0).reverse()
+  }
+
   begin(lines, mood = '') {                           // the tokens of a song that begins like this
-    if (!this.codes.length) return [1, ...this.tokenizer.encode(lines.map(line => line + '\n').join(''))]
-    const header = (mood && `<情绪>${mood}`) + '<歌词>'
-    return [1, ...this.tokenizer.encode(header + lines.map(line => this.mark(line) + '\n').join(''))]
+    const kept = this.fitting(lines), header = this.codes.length ? (mood && `<情绪>${mood}`) + '<歌词>' : ''
+    return [kept.length < lines.length ? this.continued : 1, ...this.tokenizer.encode(header),
+      ...kept.flatMap(line => this.encode(line))]
   }
 
   allowed(line, rhyme) {                              // what may follow: length, words, rhyme, last character
@@ -245,22 +258,23 @@ class Writer {                                        // a model, its tokenizer,
     }
   }
 
-  surprises(text) {                                   // [{text, bits, likely, at}], marks left out
-    const ids = this.begin(text.split('\n')).slice(0, -1).slice(0, this.model.config.BLOCK_SIZE)
-    const first = this.codes.length ? ids.indexOf(this.tokenizer.id.get('<歌词>')) + 1 : 1, { scores } = this.model
-    let part = [], bits = 0                           // a character in bytes is several tokens
+  surprises(lines) {                                  // [{text, bits, places}], marks left out; places: of its tokens
+    const ids = this.begin(lines).slice(0, -1)
+    let places = []                                   // a character in bytes is several tokens
     this.model.after(ids)
     return ids.flatMap((id, at) => {
-      if (at < first || this.codes.includes(id)) return []
-      const probs = softmax(scores[at - 1])
-      part.push(id)
-      bits -= Math.log2(probs[id])
-      const text = this.tokenizer.decode(part)
+      if (!at || this.codes.includes(id)) return []
+      places.push(at)
+      const text = this.tokenizer.decode(places.map(place => ids[place]))
       if (text.includes('\ufffd')) return []
-      const order = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 10)
-      const made = { text, bits, at, likely: order.map(n => [this.tokenizer.pieces[n], probs[n]]) };
-      [part, bits] = [[], 0]
+      const made = { text, places, bits: places.reduce((sum, place) => sum + this.model.bits[place], 0) }
+      places = []
       return [made]
     })
+  }
+
+  likely(at) {                                        // the ten likeliest tokens at a place: [[piece, probability]]
+    const probs = softmax(this.model.scores[at - 1]), order = [...probs.keys()].sort((a, b) => probs[b] - probs[a])
+    return order.slice(0, 10).map(id => [this.tokenizer.pieces[id], probs[id]])
   }
 }

@@ -1,4 +1,4 @@
-// The toys of the lessons, each in its <div class=toy data-toy="script">. Without them the lesson's own figure says it.
+// The toys of the lessons, each in its <div class=toy data-toy="script">, where build.py has drawn one of its states.
 const element = (tag, box, content = '') => {
   const made = document.createElement(tag)
   made.innerHTML = content
@@ -7,12 +7,13 @@ const element = (tag, box, content = '') => {
 }
 
 function svg(width, height, content) {
-  return `<svg viewBox="0 0 ${width} ${height}" role=img style="max-width: ${width}px">${content}</svg>`
+  return `<svg viewBox="0 0 ${width} ${height}" aria-hidden=true style="max-width: ${width}px">${content}</svg>`
 }
 function bars(rows, unit) {                           // [[label, value]]: the longest fills the width
   const most = Math.max(...rows.map(([, value]) => value))
-  return rows.map(([label, value]) => `<div class=bars><span>${label}</span><i style="width: ${100 * value / most}%"></i>` +
-    `<span>${value < 10 ? value.toPrecision(2) : Math.round(value).toLocaleString('en')} ${unit}</span></div>`).join('')
+  const written = value => value < 10 ? value.toPrecision(2) : Math.round(value).toLocaleString('en')
+  return `<div class=bars>${rows.map(([label, value]) => `<span>${label}</span>` +
+    `<i style="width: ${100 * value / most}%"></i><span>${written(value)} ${unit}</span>`).join('')}</div>`
 }
 
 const TOYS = {
@@ -61,7 +62,8 @@ const TOYS = {
         else made.push(part)
         return made
       }, []))
-      show(say(`「${a}」「${b}」相邻 ${count} 次，合成「${a}${b}」`, `${a} and ${b} stood together ${count} times: ${a}${b}`))
+      show(say(`「${a}」「${b}」相邻 ${count} 次，合成「${a}${b}」`,
+        `${a} and ${b} stood together ${count} times: ${a}${b}`))
     })
     button('从头再来', 'Start again', start)
     const shown = element('p', box), result = element('p', box)
@@ -71,14 +73,15 @@ const TOYS = {
 
   v2_cosine_lr({ box, say, slider }) {                // the schedule
     const draw = () => {
-      const rate = step => step < warmup() ? (step + 1) / warmup()
+      const rate = step => step < warmup() ? (step + 1) / (warmup() + 1)
         : min() + (1 - min()) * (1 + Math.cos(Math.PI * (step - warmup()) / Math.max(1, 800 - warmup()))) / 2
       const line = Array.from({ length: 201 }, (_, n) => `${20 + n * 2},${130 - 110 * rate(n * 4)}`).join(' ')
       picture.innerHTML = svg(440, 160, `<path d="M20 10V130H425" fill=none stroke="var(--quiet)" />` +
         `<polyline points="${line}" fill=none stroke="var(--quality)" stroke-width=3 />` +
         '<text x=20 y=150>0</text><text x=400 y=150>800</text><text x=26 y=18>LEARNING_RATE</text>')
       const sum = Array.from({ length: 800 }, (_, step) => rate(step)).reduce((a, b) => a + b)
-      result.textContent = say(`一共走了峰值的 ${Math.round(sum)} 步`, `together as far as ${Math.round(sum)} steps at the peak`)
+      result.textContent = say(`一共走了峰值的 ${Math.round(sum)} 步`,
+        `together as far as ${Math.round(sum)} steps at the peak`)
     }
     const warmup = slider('WARMUP_ITERS', 'WARMUP_ITERS', 0, 800, 10, 200, () => draw())
     const min = slider('MIN_LR ÷ LEARNING_RATE', 'MIN_LR ÷ LEARNING_RATE', 0, 1, 0.05, 0.1, () => draw())
@@ -87,20 +90,30 @@ const TOYS = {
   },
 
   v3_gpt2_amp({ box, say }) {                         // what 16 bits make of a number
-    const rounded = (x, bits, least, most) => {       // so many binary digits after the first; exponents from least to most
+    const rounded = (x, bits, least, most) => {       // to so many binary digits; powers of two from least to most
       if (!x || !isFinite(x)) return x
       const unit = 2 ** (Math.max(least, Math.floor(Math.log2(Math.abs(x)))) - bits), near = Math.round(x / unit)
       const even = Math.abs(x / unit % 1) === 0.5 ? 2 * Math.round(x / unit / 2) : near
       return Math.abs(even * unit) >= 2 ** (most + 1) ? Math.sign(x) * Infinity : even * unit
+    }
+    const bits = (value, wide, deep) => {             // sign, exponent, fraction of a number that has this form
+      const bias = 2 ** (wide - 1) - 1, size = Math.abs(value), power = Math.floor(Math.log2(size))
+      const [exponent, fraction] = size === Infinity ? [2 * bias + 1, 0]
+        : power < 1 - bias ? [0, size / 2 ** (1 - bias)] : [power + bias, size / 2 ** power - 1]
+      const binary = (number, digits) => number.toString(2).padStart(digits, '0')
+      return `${value < 0 ? 1 : 0} ${binary(exponent, wide)} ${binary(fraction * 2 ** deep, deep)}`
     }
     const label = element('label', box, say('一个数 ', 'A number '))
     const input = Object.assign(element('input', label), { value: '1e-8', size: 12 })
     const table = element('div', box), some = element('p', box)
     const draw = () => {
       const x = Number(input.value)
-      const rows = { float32: Math.fround(x), bfloat16: rounded(x, 7, -126, 127), float16: rounded(x, 10, -14, 15) }
-      table.innerHTML = `<table>${Object.entries(rows).map(([name, value]) =>
-        `<tr><td>${name}<td>${Number(value.toPrecision(9))}</tr>`).join('')}</table>`
+      const rows = [['float32', Math.fround(x), 8, 23], ['bfloat16', rounded(x, 7, -126, 127), 8, 7],
+        ['float16', rounded(x, 10, -14, 15), 5, 10]]
+      table.innerHTML = `<table><tr><th><th>${say('符号 指数 尾数', 'sign exponent fraction')}<th></tr>${rows.map(
+        ([name, value, wide, deep]) => `<tr><td>${name}<td>` +
+          `<code>${isNaN(value) ? '' : bits(value, wide, deep)}</code>` +
+          `<td>${Number(value.toPrecision(9))}</tr>`).join('')}</table>`
     }
     for (const value of ['65536', '1.001', '1e-8', '0.1', '3.4e38']) {
       const made = element('button', some, value)
@@ -114,8 +127,8 @@ const TOYS = {
   v4_flash_optim({ box, say, slider }) {              // the memory of scores
     const draw = () => {
       const t = 2 ** window_()
-      result.innerHTML = bars([[say('分数矩阵', 'scores'), 12 * t * t * 2 / 2 ** 20], ['flash', t * 768 * 2 / 2 ** 20]], 'MiB') +
-        `<p>T = ${t.toLocaleString('en')}</p>`
+      const rows = [[say('分数矩阵', 'scores'), 12 * t * t * 2 / 2 ** 20], ['flash', t * 768 * 2 / 2 ** 20]]
+      result.innerHTML = `${bars(rows, 'MiB')}<p>T = ${t.toLocaleString('en')}</p>`
     }
     const window_ = slider('窗口：2 的几次方', 'window: 2 to the power of', 6, 15, 1, 10, () => draw())
     const result = element('div', box)
@@ -123,27 +136,31 @@ const TOYS = {
   },
 
   v5_checkpoint({ box, say, button }) {               // at which moment is which file whole?
-    const moments = [[400, ''], [400, '▓░░░'], [400, '▓▓▓░'], [400, '▓▓▓▓'], [600, '']]
-    let at = 0, timer
-    const show = note => {
-      const [step, written] = moments[at]
-      files.innerHTML = `<code>latest.pt: ${step}</code> ${written && `<code>latest.pt.tmp: ${written}</code>`}<br>${note || ''}`
+    const written = ['', '▓░░░', '▓▓▓░', '▓▓▓▓', '']
+    let step = 400, at = 0, timer
+    const show = (note = '') => {
+      const unfinished = written[at] && `<code>unfinished.tmp: ${written[at]}</code>`
+      files.innerHTML = `<code>latest.pt: ${step}</code> ${unfinished}<br>${note}`
     }
     const run = () => {
       clearInterval(timer)
       at = 0
-      show(say('第 600 步，开始保存……', 'step 600, saving …'))
+      show(say(`第 ${step + 200} 步，开始保存……`, `step ${step + 200}, saving …`))
       timer = setInterval(() => {
         at++
-        show(at === 3 ? say('写完，落盘', 'written and on the disk') : at === 4 ? say('改名：一瞬间', 'renamed: in one instant') : '')
-        if (at === 4) clearInterval(timer)
+        if (at === 4) {
+          step += 200
+          clearInterval(timer)
+        }
+        show(at === 3 ? say('写完，落盘', 'written and on the disk')
+          : at === 4 ? say('改名：一瞬间', 'renamed: in one instant') : '')
       }, 900)
     }
     button('保存一次', 'Save', run)
     button('kill -9', 'kill -9', () => {
       clearInterval(timer)
-      show(say(`被杀了。latest.pt 是完整的：从第 ${at === 4 ? 600 : 400} 步继续`,
-        `Killed. latest.pt is whole: it goes on from step ${at === 4 ? 600 : 400}`))
+      show(say(`被杀了。latest.pt 是完整的：从第 ${step} 步继续`,
+        `Killed. latest.pt is whole: it goes on from step ${step}`))
     })
     const files = element('p', box)
     show()
@@ -156,9 +173,10 @@ const TOYS = {
       picture.innerHTML = svg(440, 60, Array.from({ length: 64 }, (_, n) => `<rect x=${10 + n * 6.5} y=12 ` +
         `width=5 height=36 fill="var(--${['memory', 'speed'][Math.floor(n / size) % 2]})" />`).join(''))
       result.innerHTML = bars(rows, say('个窗口', 'windows')) +
-        `<p>${say(`${parts} 份，梯度各乘 ${size}/64，加起来`, `${parts} parts, gradients times ${size}/64, added up`)}</p>`
+        `<p>${say(`${parts} 份，梯度各乘 ${size}/64，加起来`,
+          `${parts} parts, gradients times ${size}/64, added up`)}</p>`
     }
-    const micro = slider('MICRO_BATCH_SIZE：2 的几次方', 'MICRO_BATCH_SIZE: 2 to the power of', 0, 6, 1, 4, () => draw())
+    const micro = slider('MICRO_BATCH_SIZE：2 的几次方', 'MICRO_BATCH_SIZE: 2 to the power of', 0, 6, 1, 4, draw)
     const picture = element('div', box), result = element('div', box)
     draw()
   },
@@ -170,7 +188,8 @@ const TOYS = {
     }
     const draw = () => {
       const norm = Math.hypot(1, ratio()), [long, short] = [after(1 / norm, steps()), after(ratio() / norm, steps())]
-      picture.innerHTML = svg(220, 220, `<circle cx=110 cy=110 r=85 fill=none stroke="var(--line)" stroke-dasharray=4 />` +
+      picture.innerHTML = svg(220, 220,
+        `<circle cx=110 cy=110 r=85 fill=none stroke="var(--line)" stroke-dasharray=4 />` +
         `<ellipse cx=110 cy=110 rx=${85 * long} ry=${85 * short} fill=none stroke="var(--quality)" stroke-width=4 />`)
       result.textContent = `${say('奇异值', 'singular values')} ${long.toFixed(2)}, ${short.toFixed(2)}`
     }
@@ -188,13 +207,44 @@ const TOYS = {
         return [rank, windows, windows.reduce((sum, n) => sum + (n * 7 % 5 - 1), 0)]
       })
       const total = rows.reduce((sum, [, , mine]) => sum + mine, 0)
-      const names = say('进程 它的窗口 自己的梯度 总和（每个进程都拿到）', 'process its_windows its_gradient the_sum,_for_all').split(' ')
-      table.innerHTML = `<table><tr>${names.map(name => `<th>${name.replaceAll('_', ' ')}`).join('')}</tr>` +
+      const names = say(['进程', '它的窗口', '自己的梯度', '总和（每个进程都拿到）'],
+        ['process', 'its windows', 'its gradient', 'the sum, for all'])
+      table.innerHTML = `<table><tr>${names.map(name => `<th>${name}`).join('')}</tr>` +
         rows.map(([rank, windows, mine]) => `<tr><td>${rank}<td>${windows.join(', ')}<td>${mine}<td>${total}</tr>`)
           .join('') + '</table>'
     }
     button('下一步', 'Next step', () => { step++; show() })
     const table = element('div', box)
+    show()
+  },
+
+  s1_control({ box, say, button }) {                  // a line gets its marks; a rhyme leaves few last characters
+    const RHYMES = { 发花: '花家下他茶', 梭坡: '歌火落我说', 乜斜: '夜雪月别街', 一七: '你起衣雨去', 姑苏: '路树哭书舞',
+      怀来: '来海爱白台', 灰堆: '飞泪回岁谁', 遥条: '桥笑到老鸟', 油求: '走酒秋楼手', 言前: '天山见远船',
+      人辰: '人心云春门', 江阳: '上光想窗江', 中东: '风灯梦听红' }
+    const label = element('label', box, say('一行歌词 ', 'A line '))
+    const input = Object.assign(element('input', label), { value: '旧站台上', maxLength: 20 })
+    let step = 0
+    const show = () => {
+      const line = input.value, found = /[\u4e00-\u9fff](?=[^\p{L}\p{N}]*$)/u.exec(line)
+      const rhyme = found ? Object.keys(RHYMES).find(name => RHYMES[name].includes(found[0])) || '？' : '无'
+      const at = found ? found.index : line.length - 1, length = step > 0 ? `<${[...line].length}>` : ''
+      marked.textContent = length + (step > 1 ? `${line.slice(0, at)}<${rhyme}>${line.slice(at)}` : line)
+      result.textContent = [say('还没有标记', 'no marks yet'), say('行首：几个字', 'at the start: how many characters'),
+        say('末字之前：它的韵（脚本查 pypinyin；这里只认得下面的字）',
+          'before the last: its rhyme (the script asks pypinyin; here only the characters below are known)')][step]
+    }
+    button('下一步', 'Next step', () => { step = (step + 1) % 3; show() })
+    const marked = element('code', element('p', box)), result = element('p', box)
+    input.oninput = () => { step = 0; show() }
+    const ask = element('label', box, say('要一个韵，末字只剩这些 ', 'Ask for a rhyme: only these can end the line '))
+    const wish = element('select', ask, ['—', ...Object.keys(RHYMES)].map(name => `<option>${name}`).join(''))
+    const left = element('p', box)
+    wish.onchange = () => {
+      left.innerHTML = Object.entries(RHYMES).map(([name, chars]) =>
+        ['—', name].includes(wish.value) ? chars : `<span class=gone>${chars}</span>`).join(' ')
+    }
+    wish.onchange()
     show()
   },
 
@@ -222,7 +272,8 @@ const TOYS = {
       }
       show()
     }
-    element('p', box, say('第 2 行以「台」收尾。第 4 行的末字，各有多大机会？', 'Line 2 ends in 台. How likely is each end of line 4?'))
+    element('p', box, say('第 2 行以「台」收尾。第 4 行的末字，各有多大机会？',
+      'Line 2 ends in 台. How likely is each end of line 4?'))
     const leash = slider('KL_WEIGHT', 'KL_WEIGHT', 0, 1, 0.1, 0.5, () => {})
     button('练习五步', 'Five steps of practice', practise)
     button('从头再来', 'Start again', start)
@@ -248,5 +299,6 @@ for (const box of document.querySelectorAll('.toy')) {
     made.onclick = clicked
     return made
   }
+  box.replaceChildren()
   TOYS[box.dataset.toy]({ box, say, slider, button })
 }

@@ -12,12 +12,14 @@ import difflib
 import html
 import itertools
 import json
+import math
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import markdown
+import numpy as np
 from ideas import CURRENCIES, IDEAS, LEFT_OUT
 from notes import NOTES
 from pygments import token as T
@@ -26,8 +28,9 @@ from pygments.lexers import PythonLexer
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT / 'bench'))
+import lyrics  # noqa: E402
 import report  # noqa: E402
-from sentences import corpus  # noqa: E402
+from sentences import corpus, noise  # noqa: E402
 from settings import RUNGS  # noqa: E402
 
 BELOW = dict(zip(RUNGS[1:], RUNGS)) | {
@@ -71,6 +74,8 @@ def link(target: str) -> str | None:
     name = {'ChineseLyrics/README.md': 'data'}.get(path.replace('../', ''), name)
     if path.endswith('bench/README.md'):
         return None
+    if path.endswith('/model.js'):                                  # the engine, to be read
+        return 'model.js'
     return f'{name}.html' + (f'#{anchor}' if anchor else '') if name in PAGES or name in SCRIPTS else None
 
 
@@ -98,7 +103,8 @@ def glossary() -> dict[str, dict[str, tuple[str, str]]]:
         rows = re.findall(r'^\| (.+?) \| (.+?) \| (.+?) \|$', (SITE / 'pages' / f'glossary{suffix}.md').read_text(
             encoding='utf-8'), re.M)
         found[language] = {term: (f'{before}term-{n}', f'{other}: {meaning}') for n, (names, other, meaning)
-                           in enumerate(rows[1:], 1) for term in re.split('、|, ', re.sub(r' \(.*?\)', '', names))
+                           in enumerate(rows[1:], 1)                # Chinese prose uses the English terms as well
+                           for term in re.split(r'、|, | \(|\)', f'{names}、{other}' if before == '' else names)
                            if len(term) > 1}
     return found
 
@@ -127,6 +133,114 @@ def render(path: Path) -> str:
     return to_html(re.sub(r'<!--.*?-->', '', text, flags=re.S))
 
 
+# ---------- the toys, without JavaScript ----------
+def cells(rows: list) -> str:
+    """A table, its first row the head."""
+    made = ''
+    for n, row in enumerate(rows):
+        tag = 'td' if n else 'th'
+        made += f'<tr>{"".join(f"<{tag}>{cell}</{tag}>" for cell in row)}</tr>'
+    return f'<table>{made}</table>'
+
+
+def drawing(width: int, height: int, content: str) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" aria-hidden=true style="max-width:{width}px">{content}</svg>'
+
+
+def lengths(rows: list[tuple[str, float, str]]) -> str:
+    """Bars: (label, value, how it is written)."""
+    most = max(value for _, value, _ in rows)
+    return '<div class=bars>' + ''.join(f'<span>{label}</span><i style="width:{100 * value / most:.0f}%"></i>'
+                                        f'<span>{text}</span>' for label, value, text in rows) + '</div>'
+
+
+def bits_of(x: float) -> list[tuple[str, str]]:
+    """(format, sign and exponent and fraction) of a number in float32, bfloat16, float16."""
+    with np.errstate(over='ignore'):
+        single, half = int(np.float32(x).view(np.uint32)), int(np.float16(x).view(np.uint16))
+    brain = (single + 0x7fff + (single >> 16 & 1)) >> 16            # the nearest; halfway, the even one
+    made = (('float32', f'{single:032b}', 8), ('bfloat16', f'{brain:016b}', 8), ('float16', f'{half:016b}', 5))
+    return [(kind, f'{bits[0]} {bits[1:1 + wide]} {bits[1 + wide:]}') for kind, bits, wide in made]
+
+
+def figure(name: str, english: bool) -> str:
+    """A toy in one of its states; where there is JavaScript, toys.js puts the toy in its place."""
+    def say(chinese, other):
+        return other if english else chinese
+    match name:
+        case 'v0_char_rope':
+            hands = ''
+            for label, position, colour in (('q', 10, 'quality'), ('k', 8, 'rhyme')):
+                x, y = math.sin(0.3 * position), -math.cos(0.3 * position)
+                hands += (f'<line x1=110 y1=100 x2={110 + 80 * x:.0f} y2={100 + 80 * y:.0f} stroke="var(--{colour})" '
+                          f'stroke-width=5 /><text x={110 + 95 * x:.0f} y={104 + 92 * y:.0f}>{label}</text>')
+            return (drawing(220, 205, f'<circle cx=110 cy=100 r=82 fill=none stroke="var(--line)" />{hands}')
+                    + say('<p>q 在 10，k 在 8：点积 = cos(0.3 × 2)', '<p>q at 10, k at 8: dot product = cos(0.3 × 2)')
+                    + f' = {math.cos(0.6):.4f}</p>')
+        case 'v1_bpe_rope':
+            lines = [list('我在旧站台上等你'), list('雨在站台上等我们')]
+            rows = [say(('合并', '几次', ''), ('merge', 'times', ''))]
+            for _ in range(3):
+                (a, b), times = Counter(pair for line in lines for pair in itertools.pairwise(line)).most_common(1)[0]
+                lines = [' '.join(line).replace(f'{a} {b}', a + b).split() for line in lines]
+                rows.append((f'{a} + {b}', times, ' / '.join(map(' '.join, lines))))
+            return cells(rows)
+        case 'v2_cosine_lr':
+            warm, cosine = [(n + 1) / 201 for n in range(200)], [n * math.pi / 600 for n in range(601)]
+            rates = warm + [0.1 + 0.9 * (1 + math.cos(angle)) / 2 for angle in cosine]
+            line = ' '.join(f'{20 + n / 2:g},{130 - 110 * rates[n]:.0f}' for n in range(0, 801, 20))
+            return drawing(440, 160, '<path d="M20 10V130H425" fill=none stroke="var(--quiet)" />'
+                           f'<polyline points="{line}" fill=none stroke="var(--quality)" stroke-width=3 />'
+                           '<text x=20 y=150>0</text><text x=110 y=150>200</text><text x=400 y=150>800</text>')
+        case 'v3_gpt2_amp':
+            rows = [(x, kind, f'<code>{bits}</code>') for x in ('1e-8', '65536', '1.001')
+                    for kind, bits in bits_of(float(x))]
+            return cells([('', '', say('符号 指数 尾数', 'sign exponent fraction')), *rows])
+        case 'v4_flash_optim':
+            return f'<p>T = 1024</p>{lengths([(say("分数矩阵", "scores"), 24, "24 MiB"), ("flash", 1.5, "1.5 MiB")])}'
+        case 'v5_checkpoint':
+            return cells([say(('', 'latest.pt', 'unfinished.tmp', 'kill -9 之后从'),
+                              ('', 'latest.pt', 'unfinished.tmp', 'after kill -9, from')),
+                          (say('写之前', 'before'), 400, '', 400), (say('写到一半', 'half written'), 400, '▓▓░░', 400),
+                          (say('写完，落盘', 'on the disk'), 400, '▓▓▓▓', 400),
+                          (say('改名之后', 'renamed'), 600, '', 600)])
+        case 'v7_grad_accum':
+            boxes = ''.join(f'<rect x={10 + n * 6.5:g} y=12 width=5 height=36 '
+                            f'fill="var(--{("memory", "speed")[n // 16 % 2]})" />' for n in range(64))
+            return drawing(440, 60, boxes) + say('<p>4 份，梯度各乘 16/64，加起来</p>',
+                                                 '<p>4 parts, gradients times 16/64, added up</p>')
+        case 'v10_muon':
+            before = after = np.array([1, 0.1]) / math.hypot(1, 0.1)
+            for _ in range(5):
+                after = 3.4445 * after - 4.775 * after**3 + 2.0315 * after**5
+            shapes = ''.join(f'<ellipse cx=110 cy=110 rx={85 * s[0]:.0f} ry={85 * s[1]:.0f} fill=none stroke-width=4 '
+                             f'stroke="var(--{colour})" />' for s, colour in ((before, 'line'), (after, 'quality')))
+            values = [', '.join(f'{value:.2f}' for value in s) for s in (before, after)]
+            return drawing(220, 220, shapes) + f'<p>{say("奇异值", "singular values")} {values[0]} → {values[1]}</p>'
+        case 'v12_ddp':
+            mine = [sum(n * 7 % 5 - 1 for n in (rank, rank + 4)) for rank in range(4)]
+            head = say(('进程', '它的窗口', '自己的梯度', '总和'), ('process', 'windows', 'its gradient', 'the sum'))
+            return cells([head, *((rank, f'{rank}, {rank + 4}', mine[rank], sum(mine)) for rank in range(4))])
+        case 's1_control':
+            head = say(('一行', '怎么来的'), ('the line', 'how'))
+            steps = [('旧站台上', say('一行歌词', 'a line')),
+                     ('<4>旧站台上', say('数一数：4 个字', 'it has 4 characters')),
+                     ('<4>旧站台<江阳>上', say('末字「上」押江阳', 'it ends in 上, of the rhyme 江阳 (ang)'))]
+            return cells([head, *((f'<code>{html.escape(line)}</code>', note) for line, note in steps)])
+        case 's2_rhyme_rl':
+            ends = [(say('台（同一个字）', '台 (the same)'), 30), ('来', 10), ('海', 10), ('白', 5),
+                    (say('山（不押）', '山 (no rhyme)'), 45)]
+            ask = say('第 2 行以「台」收尾。第 4 行的末字，各有多大机会？',
+                      'Line 2 ends in 台. How likely is each end of line 4?')
+            return f'<p>{ask}</p>' + lengths([(label, value, f'{value} %') for label, value in ends])
+    sys.exit(f'{name} has a toy, but no figure for pages without JavaScript')
+
+
+def drawn(made: str, english: bool) -> str:
+    """The toys of a lesson get their figures."""
+    return re.sub('<div class=toy data-toy="(.*?)">', lambda toy: toy[0] + figure(toy[1], english), made)
+
+
 def numbered(made: str) -> str:
     """The rows of a table get anchors, so that they can be linked to."""
     rows = itertools.count()
@@ -142,7 +256,8 @@ def article(folder: Path, name: str) -> str:
         terms = glossary()
         chinese, english = explain(chinese, terms['zh-CN']), explain(english, terms['en'])
     english = re.sub(r' id="([^"]*)"', r' id="en-\1"', english)
-    return f'<div class=text lang="zh-CN">{chinese}</div><div class=text lang="en">{english}</div>'
+    return (f'<div class=text lang="zh-CN">{drawn(chinese, False)}</div>'
+            f'<div class=text lang="en">{drawn(english, True)}</div>')
 
 
 def lines_of(source: str) -> list[list[tuple[str, str]]]:
@@ -394,10 +509,10 @@ def difference(above: str) -> dict:
         title = name if used[name] == 1 else f'{name}（{used[name]}）'
         anchor = name if used[name] == 1 else f'{name}-{used[name]}'
         only_headings = all(line.startswith('# -') for line in text.splitlines() if line.strip())
-        plumbing = (name in ('imports', '__main__') or only_headings
-                    or not served and (not mine or name == 'constants'))
+        plumbing = name == 'imports' or only_headings or not served and (not mine or name == 'constants')
         new = all(kind == 'new' for kind, *_ in rows)               # a definition of its own: the idea itself
-        made.append((plumbing, (min(served, default=99), name == 'constants', not new), anchor, title, hunk_html(
+        first = (max if name == 'main' else min)(served, default=99)    # main after all that it uses
+        made.append((plumbing, (first, name == 'constants', not new), anchor, title, hunk_html(
             above, painted, html.escape(title), anchor, rows, served, mine)))
     if unplaced := [note[0] for note in NOTES[above] if note not in placed]:
         sys.exit(f'{above}: these notes fit no change: {unplaced}')
@@ -548,7 +663,10 @@ def worth(name: str, n: int, measured: list[dict]) -> tuple[str, str]:
             listed = '; '.join(f'{idea}: {change}' for idea, (_, change) in parts.items())
             idea, (chinese, change) = max(parts.items(), key=lambda part: (part[1][1].endswith('char'), abs(float(
                 re.search(r'[\d.]+', part[1][1])[0]))))
-            label = both(f'不用 {chinese.split("（")[0]} {change}', f'without {idea} {change}')
+            if change.endswith('char') and float(re.search(r'[\d.]+', change)[0]) < noise(result):
+                label = both('去掉它，差别测不出', 'without it: no measurable difference')
+            else:
+                label = both(f'不用 {chinese.split("（")[0]} {change}', f'without {idea} {change}')
             return f' <small>{label}</small>', f' title="{html.escape(listed)}"'
     return '', ''
 
@@ -582,7 +700,7 @@ def bar(found: dict) -> str:
 def step_page(name: str, measured: list[dict]) -> str:
     chinese, english, currency, _ = IDEAS[name]
     head = (f'<h1>{name}.py <span class=sub>{both(html.escape(chinese), html.escape(english))}</span></h1>'
-            f'<p class="buys {currency}"><b>{both(*CURRENCIES[currency])}</b> {rhyming(name, measured)}</p>')
+            f'<p class="buys {currency}"><b>{both(*CURRENCIES[currency])}</b> {bought(name, measured)}</p>')
     lesson = article(ROOT / 'lessons', name)
     top = f'{neighbours(name)}{head}<div class=lesson>{lesson}{ladder(name)}</div>'
     if name not in BELOW:
@@ -646,17 +764,22 @@ def playground() -> str:
               f'<label>{both("韵", "Rhyme")} <select id=rhyme><option value="">—</option></select></label>'
               f'<label>{both("温度", "Temperature")} <input type=range id=temperature min=0 max=1.5 step=0.1 value=0.8>'
               f'<output id=degrees>0.8</output></label>'
-              f'<span><button>{both("写", "Write")}</button> <button type=button id=stop disabled>{both("停", "Stop")}'
-              f'</button> <button type=button id=copy>{both("复制", "Copy")}</button></span>')
+              f'<span><button id=write>{both("写", "Write")}</button> '
+              f'<button type=button id=stop disabled>{both("停", "Stop")}</button> '
+              f'<button type=button id=copy>{both("复制", "Copy")}</button></span>')
     strip = both('<b>它有多意外。</b>你写的每个字，颜色越浓，模型越没料到（−log<sub>2</sub> p）；平均就是 bits/char。'
+                 '模型在这里还看得见每行的字数和韵，所以这个数低了一点。'
                  '点一个字：它当时最看好的十个，和这个字的注意力看向哪里（蓝色下划线）。',
                  '<b>How surprised it is.</b> The stronger the colour of a character, the less the model expected it '
-                 '(−log<sub>2</sub> p); the mean is bits/char. Choose one: the ten that it expected, and where that '
-                 "character's attention looks (underlined in blue).")
+                 '(−log<sub>2</sub> p); the mean is bits/char. Here the model is told the length and the rhyme of '
+                 'each line, so the number flatters it a little. Choose one: the ten that it expected, and where '
+                 "that character's attention looks (underlined in blue).")
     return (f'<h2 id=play>{both("写一首歌", "Write a song")}</h2>{article(SITE / "pages", "model")}'
+            f'<noscript><p>{both("这里要 JavaScript。", "This needs JavaScript.")}</p></noscript>'
             f'<button type=button id=load>{load}</button><form id=playing hidden><div><div class=fields>{fields}</div>'
-            f'<div id=song lang=zh aria-live=polite></div></div><div><p>{strip} <output id=mean></output></p>'
-            f'<div id=strip lang=zh></div><div id=likely lang=zh></div><div id=looks></div></div></form>')
+            f'<div id=song lang=zh></div><p id=finished class=hidden lang=zh aria-live=polite></p></div>'
+            f'<div><p>{strip} <output id=mean></output></p><p id=cut></p><div id=strip lang=zh></div>'
+            f'<div id=likely lang=zh></div><div id=looks></div><p id=unseen></p></div></form>')
 
 
 def written(measured: list[dict]) -> dict[str, dict]:
@@ -680,24 +803,39 @@ def strips(runs: dict[str, dict]) -> str:
         rows += (f'<tr><td><a href="{name}.html">{name}</a></td><td><div class=strip lang=zh>{spans}</div></td>'
                  f'<td>{mean:.2f}</td></tr>')
     head = both('同一段词，各级有多意外', 'The same verse, and how it surprises each rung')
-    about = both('各级按默认设置训练之后读这一段；颜色越浓，越没料到。s1、s2 还看得见每行的字数和韵。',
+    about = both('各级按默认设置训练之后读这一段；颜色越浓，越没料到。只是一段词，名次不算数；'
+                 's1、s2 还看得见每行的字数和韵。',
                  'Read by each rung after training as shipped; the stronger the colour, the less expected. '
-                 's1 and s2 are told the length and the rhyme of each line, too.')
+                 'It is one verse, so the order says little; s1 and s2 are told the length and rhyme of each line.')
     return (f'<h2>{head}</h2><p>{about}</p><div class=scroll tabindex=0><table><tr><th></th><th></th>'
             f'<th>bits/char</th></tr>{rows}</table></div>') if rows else ''
 
 
+def coloured(line: str, name: str) -> str:
+    """A line of a song, the character that rhymes in the colour of its class, as play.js shows it."""
+    if name == '无':
+        return html.escape(line)
+    end = re.search(r'[\u4e00-\u9fff](?=\W*$)', line)
+    hue = list(lyrics.RHYMES).index(name) * 360 / len(lyrics.RHYMES)
+    return (f'{html.escape(line[:end.start()])}<b class=rhymed style="--hue:{hue:.0f}" title={name}>{end[0]}</b>'
+            f'{html.escape(line[end.end():])}')
+
+
 def growth(runs: dict[str, dict]) -> str:
     """What one run wrote on its way, from noise to rhymes; play.js moves through it, without it the last stands."""
-    songs = [[step, song.split('\n', 1)[-1]] for step, song in runs.get('s1_control', {}).get('songs', [])]
+    songs = []
+    for step, song in runs.get('s1_control', {}).get('songs', []):
+        lines = [re.sub(r'[\x00-\x1f\x7f-\x9f]', '', line) for line in song.split('\n')[1:-1]]  # the last is cut off
+        songs.append([step, [[line, (lyrics.rhyme(line) or ('', '无'))[1]] for line in lines]])
     if not songs:
         return ''
-    data = json.dumps(songs, ensure_ascii=False).replace('</', '<\\/')
+    data = json.dumps(songs, ensure_ascii=False, separators=(',', ':')).replace('</', '<\\/')
     head = both('同一次训练，越写越像', 'One run, and how its songs grow')
     step = both('步', 'steps')
+    last = '\n'.join(coloured(*line) for line in songs[-1][1])
     return (f'<h2>{head}</h2><label>s1_control <input type=range id=growth min=0 max={len(songs) - 1} '
             f'value={len(songs) - 1}></label> <output id=grown>{songs[-1][0]}</output> {step}'
-            f'<pre class=song id=song-then lang=zh tabindex=0>{html.escape(songs[-1][1])}</pre>'
+            f'<pre class=song id=song-then lang=zh tabindex=0>{last}</pre>'
             f'<script type="application/json" id=growth-data>{data}</script>')
 
 
@@ -706,7 +844,8 @@ def front_page(measured: list[dict]) -> str:
     for name in SCRIPTS:
         chinese, english, currency, _ = IDEAS[name]
         rungs += (f'<li class="{currency}"><a class=name href="{name}.html">{name}</a> '
-                  f'<span>{both(html.escape(chinese), html.escape(english))}</span>'
+                  f'<span>{both(html.escape(chinese), html.escape(english))}</span> '
+                  f'<a href="{name}.source.html">{both("脚本", "script")}</a>'
                   f'<span class=buys><b>{both(*CURRENCIES[currency])}</b> {bought(name, measured)}</span></li>')
     song = next((job['song'] for result in measured for key, job in result['jobs'].items()
                  if key == 'shipped/v10_muon/whole run' and job.get('song')), '')
@@ -722,13 +861,16 @@ def front_page(measured: list[dict]) -> str:
     how = both('从最下面一级开始：', 'Begin at the bottom: ')
     run = both('或者马上训练一个（没有 GPU 也行，两分钟左右）：',
                'Or train one at once (no GPU needed, some two minutes): ')
-    bits = both('<b>bits/char</b>：模型平均每个字要用多少比特编码，越低越好；不同的词表也能比。'
-                '句子末尾写着在哪里测的：自带的样本有 2,516 首歌，默认设置；'
-                '古诗有 680 万字，除了这一级的想法和各自最好的学习率，别的都一样。',
-                '<b>bits/char</b>: how many bits the model needs to encode a character, on average; lower is better, '
-                'whatever the tokenizer. Each sentence ends with where it was measured: the shipped sample has '
-                '2,516 songs, and the constants are as they stand; the classical poems have 6.8 million characters, '
-                "and everything but the rung's idea and its best learning rate is alike.")
+    bits = both('下面常说到 <b>bits/char</b>：模型平均每个字要用多少比特编码，越低越好；不同的词表也能比。',
+                'A word that follows often: <b>bits/char</b>, how many bits the model needs to encode a character, on '
+                'average; lower is better, whatever the tokenizer.')
+    where = both('句子末尾写着在哪里测的：自带的样本有 2,516 首歌，默认设置；'
+                 '古诗有 680 万字，除了这一级的想法和各自最好的学习率，别的都一样。'
+                 '押韵的节：写 40 首，第 2、4 行押韵的占多少。',
+                 'Each sentence ends with where it was measured: the shipped sample has 2,516 songs, and the constants '
+                 'are as they stand; the classical poems have 6.8 million characters, and everything but the idea of '
+                 'the rung and its best learning rate is alike. Rhyming stanzas: of 40 songs, those whose lines 2 and '
+                 '4 rhyme.')
     wrote = both('v10 训练 800 步之后写的：', 'Written by v10 after 800 steps:')
     song = f'<p>{wrote}</p><pre class=song lang=zh tabindex=0>{html.escape(song)}</pre>' if song else ''
     play, runs = playground(), written(measured)
@@ -739,7 +881,7 @@ def front_page(measured: list[dict]) -> str:
             f'<p>{run}</p><pre class=command tabindex=0>pip install -r requirements.txt &amp;&amp; '
             f'python v6_wandb.py</pre>'
             f'{song}</div>'
-            f'{ladder(None)}</div>{play}<h2>{below}</h2><p>{bits}</p><ol class=rungs>{rungs}</ol>'
+            f'{ladder(None)}</div><p>{bits}</p>{play}<h2>{below}</h2><p>{where}</p><ol class=rungs>{rungs}</ol>'
             f'{growth(runs)}{strips(runs)}')
     return page(NAME, body, '<script src="model.js"></script><script src="play.js"></script>')
 
@@ -773,8 +915,10 @@ def compare_page() -> str:
     table, definitions, scripts = {}, {}, {}
     for name in SCRIPTS:
         lines = [table.setdefault(paint(line), len(table)) for line in lines_of(SOURCE[name])]
-        scripts[name] = [[segment, definitions.setdefault(tuple(lines[start:end]), len(definitions)), start]
-                         for segment, start, end in segments(SOURCE[name])]
+        classes = [list(parts) for _, parts in itertools.groupby(       # with their methods
+            segments(SOURCE[name]), lambda part: part[0].split('.')[0])]
+        scripts[name] = [[parts[0][0], definitions.setdefault(tuple(lines[parts[0][1]:parts[-1][2]]), len(definitions)),
+                          parts[0][1]] for parts in classes]
     everything = {'lines': list(table), 'definitions': list(definitions), 'scripts': scripts}
     data = json.dumps(everything, ensure_ascii=False, separators=(',', ':')).replace('</', '<\\/')
     options = ''.join(f'<option>{name}</option>' for name in SCRIPTS)

@@ -9,12 +9,17 @@ import argparse
 import base64
 import json
 import re
+import sys
 from pathlib import Path
 
 import sentencepiece as spm
 import torch
 
 NAMES = ('N_EMBED', 'N_HEADS', 'N_LAYERS', 'BLOCK_SIZE')
+
+
+def fail(message):
+    sys.exit(f'错误：{message}')
 
 
 def unified(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -80,13 +85,21 @@ def main():
     parser.add_argument('--name', default='model', help='its name in MODELS')
     parser.add_argument('--float', action='store_true', help='float32 weights, four times as large')
     options = parser.parse_args()
-    checkpoint = torch.load(options.checkpoint, map_location='cpu', weights_only=True)
-    tokenizer = spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
-    pieces = [tokenizer.id_to_piece(i) for i in range(len(tokenizer))]
-    text = export(options.name, checkpoint['model'], checkpoint['config'], pieces, options.float)
+    try:
+        checkpoint = torch.load(options.checkpoint, map_location='cpu', weights_only=True)
+        tokenizer = spm.SentencePieceProcessor(model_proto=checkpoint['tokenizer'])
+        pieces = [tokenizer.id_to_piece(i) for i in range(len(tokenizer))]
+        text = export(options.name, checkpoint['model'], checkpoint['config'], pieces, options.float)
+    except FileNotFoundError:
+        fail(f'没有检查点 {options.checkpoint}：先训练一个（python s1_control.py）')
+    except Exception as error:
+        fail(f'{options.checkpoint} 读不出来（{type(error).__name__}）：要 v5 起各级存下的、完整的检查点')
     options.out.write_text(text, encoding='utf-8', newline='\n')
     print(f'{options.out}: {len(text.encode()) / 1e6:.2f} MB')
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except OSError as error:                                        # no such folder, a full disk ...
+        fail(f'读写文件出错：{error}')

@@ -72,12 +72,12 @@ NOTES = {
         ('nn.GELU()', 'GPT-2 用的非线性：在 0 附近是光滑的，负数那边也漏一点。', "GPT-2's non-linearity: smooth around 0, and it lets a "
          'little through on the negative side.'),
         ('@torch.autocast(', '矩阵乘法和它后面的 GELU、dropout 用 16 位；损失和权重是 float32，GPU 上 softmax、归一化也是。', 'Matrix products, and the GELU and dropout that '
-         'follow them, use 16 bits; softmax, norms, the loss and the weights stay in float32.'),
+         'follow them, use 16 bits; the loss and the weights stay in float32, and on a GPU softmax and norms do, too.'),
         ("set_stance('force_eager')", '写歌时长度每步都变，形状变了要重新编译，不划算。', 'While writing, the length changes at every step: compiled code is of no use.'),
         ('def compile_blocks', '层层相同，编译一层的代码就够了；参数的名字也不变。先算一遍，编译的时间就不算进速度里。', 'All blocks are alike, so the code of one is enough, '
          'and parameters keep their names. One pass in advance keeps the compilation out of the speed.'),
-        ("set_float32_matmul_precision('high')", 'TF32：Ampere 及更新的显卡才有，T4 上这一行不起作用。', 'TF32: products that stay in float32 drop '
-         'some digits and run much faster.'),
+        ("set_float32_matmul_precision('high')", 'TF32：Ampere 及更新的显卡才有，T4 上这一行不起作用。', 'TF32: only Ampere cards and newer have '
+         'it; on a T4 this line does nothing.'),
         ('torch.amp.GradScaler(', '放大多少倍由它自己找：溢出了就减半，这一步不算；一直没有溢出，隔一阵就加倍。',
          'It finds the factor itself: halved after an overflow, and that step is skipped; doubled now and then while all goes well.'),
         ('scaler.scale(loss).backward()', 'fp16 的小梯度会变成 0：先放大损失，更新前再把梯度缩回来。bf16 时它什么也不做。', 'Small fp16 gradients '
@@ -156,6 +156,8 @@ NOTES = {
          'The old checkpoints move away, and the old curves are left alone: two trainings in one plot could not be read.'),
     ],
     'v7_grad_accum': [
+        ('显存不够：请改小 MICRO_BATCH_SIZE', '显存装的只是一份，所以不够时要改小的是它；`BATCH_SIZE` 不用动，训练就不变。',
+         'Memory holds one part at a time, so that is what has to shrink; `BATCH_SIZE` stays, and so does the training.'),
         ('MICRO_BATCH_SIZE = 16', '一批多大、一次算多大，从此是两回事。', 'How large a batch is and how much is computed at once are two things '
          'from here on.'),
         ('CHECKPOINT_DIR = ', '从这一级起，检查点各在自己的文件夹。', 'From here on each rung has a folder of its own for its checkpoints.'),
@@ -182,6 +184,8 @@ NOTES = {
         ('N_KV_HEADS = ', '查询头是 `N_KV_HEADS` 的几倍，就几个共用一组 k、v：写歌时要记住的 k、v 少一半以上。', 'Several query heads share a k and v: at most half '
          'as much has to be remembered while writing.'),
         ('CHECKPOINT_DIR = ', '模型变了，检查点放在别处。', 'Another model, another folder for its checkpoints.'),
+        ('repeat_interleave', 'flash attention 要 q、k、v 的头一样多，所以每组 k、v 抄给用它的几个头；存的、要学的仍只有一份。',
+         'Flash attention wants as many heads of k and v as of q, so each is copied to those that share it; only one is learned and kept.'),
         ('self.proj = nn.Linear(N_EMBED, N_EMBED, bias=False)', '偏置在大模型里用处不大，去掉更简单。', 'Biases do little in large models; without '
          'them there is less to think of.'),
         ('F.silu(self.gate(x))', '一条支路决定另一条的每个通道放行多少。三个矩阵各宽 8/3 倍，与两个 4 倍宽的差不多一样多；凑成 64 的倍数，GPU 好算（宽 128 时因此多 12.5%）。',
@@ -202,15 +206,11 @@ NOTES = {
         ('self.q_norm(q.float())', 'q、k 归一后，点积不再随权重变大而变大（只看学来的缩放），softmax 不容易变得极端：可以放心走大步。',
          'With q and k normalised, their product no longer grows with the weights (only with the learned gains), and softmax is less likely to '
          'become extreme: larger steps are safe.'),
-        ('或 LEARNING_RATE 再运行', '`LEARNING_RATE` 现在管不到各层的矩阵：只改小它，矩阵的步子照样大，所以报错要两个都说。',
-         '`LEARNING_RATE` no longer reaches the matrices: their steps stay as large if only that is reduced, so the message names both.'),
         ('def orthogonalize', '不必做奇异值分解：五次矩阵多项式，就把奇异值都推到 1 附近。', 'No singular value decomposition: five matrix polynomials push all singular values near 1.'),
         ('class Muon', '第一组用正交化的动量，其余的组交给 AdamW：训练循环只见到一个优化器。', 'The first group uses the orthogonalised momentum, the others AdamW: the loop sees one optimizer.'),
         ('return Muon([', '正交化只对矩阵有意义；归一的缩放是一串数，词向量是一行行查的表，照通常的做法都留给 AdamW。',
          'Only matrices can be usefully orthogonalised; gains are a mere list of numbers and word vectors a table read row by row, and both are left to AdamW, '
          'as usual.'),
-        ('没有保存：训练发散了，请改小 MUON_LR', '不是每次保存都先评估，发散也可能在这里才查出来：给的建议要与 `estimate_loss` 一样。',
-         'Not every save follows an evaluation, so divergence may only be found here: the advice has to be that of `estimate_loss`.'),
         ("group['peak'] * get_lr(step)", '同一条曲线，各乘各的峰值。', 'The same curve, times the peak of each.'),
     ],
     'v11_memmap': [
@@ -236,6 +236,8 @@ NOTES = {
          'map themselves.'),
     ],
     'v12_ddp': [
+        ('sys.stdout = open(os.devnull', '每个进程都从头到尾跑同一个脚本，同一行会印好几遍：只留第 0 个的。',
+         'Every process runs the same script from end to end and would print every line again: only those of number 0 stay.'),
         ('world_size = int(', 'torchrun 用环境变量告诉每个进程它是谁；没有它们，就只有一个进程。', 'torchrun tells each process who it is through the '
          'environment; without it there is one.'),
         ('if local_rank == 0 else 1', '几个进程遇到同样的错误，只说一遍。', 'Several processes meet the same error; it is said once.'),
@@ -275,13 +277,23 @@ NOTES = {
          'sum is `world_size` times what each one has are they all alike.'),
         ('matrix_rate() * world_size', 'tok/s 数的是所有进程的 token，100% 也就该是所有设备加起来的速度。',
          'tok/s counts the tokens of all processes, so 100 % has to be the speed of all devices together.'),
-        ('len(micro_x) / BATCH_SIZE', '除以整批的大小，不是自己那份的：各进程的梯度加起来，就是整批的平均。', 'Divided by the size of the whole batch and '
-         'not of the share: the sum over all processes is the mean over the batch.'),
         ('hash((SEED, step, rank))', '初始权重人人一样；dropout 各丢各的。', 'The first weights are the same everywhere; dropout differs from process to process.'),
         ('flat[-1] = len(received)', '谁收到停止信号，大家都在同一步停：否则有人会永远等下去。', 'Whoever is told to stop, all stop after the same step: else '
          'somebody would wait for ever.'),
     ],
     'v0_char_english': [
+        ("DEVICE = 'cuda' if", '有 NVIDIA 显卡就用它，其次是 Apple 芯片，都没有就用 CPU：同一个脚本，到处都能跑。',
+         'An NVIDIA card where there is one, else an Apple chip, else the CPU: the same script runs everywhere.'),
+        ('BIG = GPU and', '大小两套数值写在同一行。先用小的跑通，再换大的：大模型配小数据，只会把数据背下来。',
+         'Both sizes stand on one line. Run the small one first: a large model with little data only learns it by heart.'),
+        ('BATCH_SIZE = 64', '窗口多，梯度就稳，一步也就慢；窗口长，看得远，可注意力要算的格子随长度的平方增长。',
+         'More windows make a steadier gradient and a slower step; longer ones see further, but the scores of attention grow with the square of the length.'),
+        ('LEARNING_RATE = 3e-4', '最值得调的一个数：大了会发散，小了学得慢。大模型通常要小一些。',
+         'The number most worth tuning: too large diverges, too small is slow. Large models usually want a smaller one.'),
+        ('class CharTokenizer', '模型只认得编号。一个字符一个编号是最简单的办法，不用训练；代价是一个窗口只装得下 128 个字符。',
+         'The model knows numbers only. One for each character is the simplest way and needs no training; the price: a window holds just 128 characters.'),
+        ('n = int(0.9 * len(data))', '最后一成不拿来训练：在没见过的文字上也猜得准，才算学会，不是背会。',
+         'The last tenth is not trained on: only a good guess on text it has never seen shows that it has learned, and not memorised.'),
         ('starts[:, None] + torch.arange(BLOCK_SIZE)', '一列起点加一行偏移，广播成 (B, T) 的下标：整批窗口一次取出，不用循环。',
          'A column of starts plus a row of offsets broadcasts to (B, T) indices: the whole batch at once, without a loop.'),
         ('return data[positions], data[positions + 1]', 'y 比 x 晚一位，每个位置就都有了答案：一个窗口是 T 道题，不只是最后一道。',
@@ -337,6 +349,7 @@ NOTES = {
          'The gradient only says which way to go; AdamW gives each parameter a step that suits the size of its recent gradients.'),
     ],
     's1_control': [
+        ('MAX_NEW_TOKENS = 400', '加上标记，一首歌两三百个 token：200 个写不完。', 'With its marks a song has two or three hundred tokens: 200 would cut it off.'),
         ('BLOCK_SIZE = 512 if BIG else 448', '窗口从歌头开始，要放得下一首歌，不能想多长就多长：补齐的地方也要算，白费力气。',
          'A window begins with the header and has to hold a song. It should not be longer than that: padding is computed as well, for nothing.'),
         ('DROP_FIELD = 0.3', '要是每次都给全三项，只给一项的歌头它就从没见过。',
@@ -347,8 +360,8 @@ NOTES = {
          'The thirteen rhyme classes (十三辙) join finals that sound alike when sung, such as en and in; finer classes would leave fewer examples of each.'),
         ('CODES = [f', '次序固定，编号就连成一片：一个 token 是不是标记、是哪一种，看它落在哪个范围就知道，不用查表。',
          'In a fixed order they get numbers in one stretch: whether a token is a mark, and of which kind, shows by the range that it falls in, without a table.'),
-        ('CONTINUED, LYRIC = 2, 3', '标记的编号从 2 起，因为 0 是不认识的、1 是分隔符。要单独认出来的只有这两个，所以给它们名字。',
-         '0 is unknown and 1 the separator, so marks begin at 2. Only these two have to be recognised by themselves, hence their names.'),
+        ('CONTINUED, LYRIC, *field_ids', '标记的编号从 2 起，因为 0 是不认识的、1 是分隔符。要单独认出来的只有这几个，所以给它们名字。',
+         '0 is unknown and 1 the separator, so marks begin at 2. Only these few have to be recognised by themselves, hence their names.'),
         ("brackets = str.maketrans('<>", '歌里原有的尖括号若不换掉，会被当成标记，`lyric_of` 还会把括号里的字一起删掉。',
          'Angle brackets that a song contains would pass for marks, and `lyric_of` would delete what stands between them.'),
         ('known = set()', '只记训练歌曲里的：只在测试歌曲里出现的歌手，模型没有学过，不能让人以为可以要求。',
@@ -360,28 +373,28 @@ NOTES = {
          'The 行 in 银行 (bank) and that in 不行 (no good) do not rhyme: how such a character is read depends on those before it.'),
         ('def lyric_of', '标记是写给模型的，不是歌词：给人看、认重复、数字符之前，都要先去掉。',
          'Marks are meant for the model and are not lyrics: they go before a song is shown, compared or counted.'),
-        ("header = ''.join(", '没有的项整项不写。歌手、歌名是普通文字，不是专门的 token：没见过的名字也写得进去。',
+        ("head = [f", '没有的项整项不写。歌手、歌名是普通文字，不是专门的 token：没见过的名字也写得进去。',
          'A field without a value is left out. Singers and titles are plain text and not tokens of their own: a name never seen before fits in as well.'),
         ('lyric_of(text)): text for text', '同样的词，换一位歌手、换一个歌名，歌头就不同了；只比歌词，才认得出是重复的。',
          'The same words under another singer or title have another header; only the lyrics show that they are duplicates.'),
         ('user_defined_symbols=CODES', '不这样，「<江阳>」会被拆成几片，还可能与旁边的字合成一个词。一个标记一个 token，写歌时才能指定它、遮住它。',
          'Otherwise <江阳> would fall into pieces, and some might join the characters next to them. One token a mark is what lets us force it or rule it out when writing.'),
-        ('pieces.append([CONTINUED if start', '每一段都重复歌头：要求一直在眼前。后面的段从「<续>」写起，不然模型会以为歌可以从半截开始。',
+        ('segments.append([CONTINUED if start', '每一段都重复歌头：要求一直在眼前。后面的段从「<续>」写起，不然模型会以为歌可以从半截开始。',
          'Each piece repeats the header, so that the request is always in view. Later pieces begin with <续> (continued), or the model would '
          'learn that songs may begin in the middle.'),
         ('return tokenizer, train_data, test_data, tokens /', '损失是每个歌词 token 的平均；乘上每个字符有几个这样的 token，才是 bits/char。',
          'The loss is a mean over tokens of the lyrics; times the number of such tokens for each character, it becomes bits/char.'),
-        ('[-100] * (BLOCK_SIZE + 1 - len(piece))', '−100 是 `cross_entropy` 约定跳过的答案。补在末尾就不用另加掩码：因果注意力里，前面的本来就看不见后面的。',
+        ('[-100] * (BLOCK_SIZE + 1 - len(segment))', '−100 是 `cross_entropy` 约定跳过的答案。补在末尾就不用另加掩码：因果注意力里，前面的本来就看不见后面的。',
          '−100 is the answer that `cross_entropy` skips. Padding at the end needs no mask of its own: with causal attention, what comes before '
          'does not see it anyway.'),
         ('hidden = ((x == LYRIC)', '`cumsum` 还是 0 的地方，「<歌词>」还没有出现，就是歌头。标记是要求，不是作品：评估时，猜中要求不算本事。',
          'Where `cumsum` is still 0, <歌词> has not come yet: that is the header. Marks are the request and not the work, so guessing them earns nothing in the evaluation.'),
-        ('field = token if LYRIC <= token', '歌手、歌名有长有短，所以要记住走到了哪一项，整项去掉。歌头和标记在训练时照样算损失：没有人给要求时，要它自己写。',
+        ('field = token if token in (LYRIC', '歌手、歌名有长有短，所以要记住走到了哪一项，整项去掉。歌头和标记在训练时照样算损失：没有人给要求时，要它自己写。',
          'Names and titles differ in length, so the loop remembers which field it is in and drops all of it. Header and marks do count in the '
          'training loss: where nobody asks for anything, the model has to write them itself.'),
         ('total, count = total + model(', '补齐之后，各批里的歌词 token 不一样多；按个数加权，才是每个 token 的平均。',
          'With padding, batches hold different numbers of lyric tokens; weighted by these, the result is a mean over tokens.'),
-        ("header, _, lyric = text.rpartition('<歌词>')", '没有给要求，歌头是它自己写的：也显示出来，看看它以为自己在写什么歌。',
+        ("return f'{text.rpartition(", '没有给要求，歌头是它自己写的：也显示出来，看看它以为自己在写什么歌。',
          'Nothing was asked for, so the header is its own: it is shown as well, to tell what song the model believes it is writing.'),
         ("constants['KNOWN'] = ", '出现过的情绪、歌手跟着检查点走：要求了没见过的，写歌时就能说明有哪些，而不是乱写一首。',
          'Moods and singers that occur travel with the checkpoint: asked for an unknown one, the generator can say which there are instead of writing just anything.'),
@@ -389,6 +402,8 @@ NOTES = {
          'Training data is counted in pieces, `BATCH_SIZE` of them a step: padding is no data, and counting tokens would give too many passes.'),
         ('hashlib.sha256(str(train_data)', '各段长短不一，存成列表，没有张量的 `numpy()`：写成文字，照样算得出指纹。',
          'Pieces differ in length and are kept in lists, which have no `numpy()`: written out as text, they can be hashed all the same.'),
+        ('(micro_y >= 0).sum() / (y >= 0).sum()', '每段补的不一样多。若还按窗口数加权，补得多的那一份里，每个 token 就算得重了，切成几份也会影响结果。',
+         'Padding differs from part to part. Weighted by windows, each token of a part with more padding would count for more, and the result would depend on how the batch is cut.'),
         ('math.ceil(len(test_data) / BATCH_SIZE)', '测试也按段数：取这么多批，每一段才都看得到。',
          'The test is counted in pieces as well: it takes this many batches to see every one of them.'),
     ],
@@ -402,8 +417,8 @@ NOTES = {
          'Songs are written without dropout; with it in training, the probabilities would not be those of the model that wrote them.'),
         ('def train_tokenizer', '`load_base` 读出的 s1 的分词器代替它，编号才对得上学过的词向量。',
          "s1's tokenizer, read by `load_base`, takes its place, so that numbers match the word vectors that were learned."),
-        ("globals()[name] = base['config'][name]", '权重只装得进原来的形状；标记的编号也要与它学过的一样。',
-         'Weights only fit the shape that they come from; and the marks must keep the numbers that it has learned.'),
+        ("globals()[name] = checkpoint['config'][name]", '权重只装得进原来的形状，所以宽度、层数、窗口都照检查点，不照这里的常量。',
+         'Weights only fit the shape that they come from, so width, layers and window follow the checkpoint and not the constants here.'),
         ('def load_data(tokenizer)', '分词器由 `load_base` 给。歌还是按同样的种子切分：数据不换，s1 没学过的歌，在这里也只用来测试。',
          'The tokenizer comes from `load_base`. Songs are split by the same seed: with the same data, those that s1 has not learned only serve for testing '
          'here, too.'),
@@ -430,7 +445,7 @@ NOTES = {
         ('decided = [j for j in range(begin, i)', '一首歌那么多 token，押不押韵却是韵标和末字定的：只奖罚它们，别的 token 就不会跟着沾光、受罚。',
          'Of all the tokens of a song, the mark and the last character decide the rhyme: only they are rewarded or punished, and the others '
          'do not share what they did not earn.'),
-        ('good = rhyme == other_rhyme', '每个条件堵一个空子：同一个字当然与自己押韵，把写过的行再抄一遍也押韵。留下空子，模型就会去钻。',
+        ('good = rhymes[1] == rhymes[3]', '每个条件堵一个空子：同一个字当然与自己押韵，把写过的行再抄一遍也押韵。留下空子，模型就会去钻。',
          'Each condition closes a loophole: a character rhymes with itself, and so does a line that is copied. A loophole left open is one that '
          'the model will find.'),
         ('= points - reward', '得分只有 0 和 1，不减平均，就只有夸、没有罚。减了以后，比平均差的写法才会往下压。',
@@ -443,10 +458,11 @@ NOTES = {
          'The songs to train on are written by the model of that very step, inside the loop: there is nothing to fetch in advance.'),
         ('练习不是为了 test', 'test 量的是猜真歌猜得多准，练习求的是押韵；按 test 挑，很可能挑中练得最少的一份。',
          'test tells how well real songs are predicted, and practice is about rhymes; picked by test, the best may well be the one that practised least.'),
-        ('x, y, advantage, practised = practice(', '每批歌只用一次：更新之后，它们就是旧模型写的了；这种算法要求样本来自当前的模型（on-policy）。',
+        ('x, y, advantage, metrics = practice(', '每批歌只用一次：更新之后，它们就是旧模型写的了；这种算法要求样本来自当前的模型（on-policy）。',
          'Each batch serves once: after the update it is the work of an older model, and what has to be pushed are the ways of the present one.'),
     ],
     's3_finetune': [
+        ('or fail(', '别人的样本不能顶替自己的歌：没有写好就停下来说，不要悄悄学了别的。', "The sample cannot stand in for one's own songs: better to stop and say so than to learn others in silence."),
         ('INIT_FROM = ', '几十首歌学不会语言；语言它已经会了，只要换一种口吻。',
          'A few dozen songs do not teach a language; it knows the language already and only has to change its voice.'),
         ("LYRICS_DIR = 'MySongs'", '歌手写一个它没见过的名字，以后凭这个名字叫出你的口吻；用它学过的歌手，两种口吻就混在一起了。',
@@ -466,7 +482,7 @@ NOTES = {
         ("torch.load(INIT_FROM, map_location='cpu'", '先读到内存：GPU 上存的检查点，没有 GPU 的电脑也能用。`weights_only` 只读数据，不执行文件里的代码：检查点可以是别人给的。',
          'Read into ordinary memory first, a checkpoint made on a GPU also serves where there is none. `weights_only` reads data and runs no code from '
          'the file, which may come from somebody else.'),
-        ("globals()[name] = base['config'][name]", '权重只装得进原来的形状，所以宽度、层数、窗口都照检查点，不照这里的常量。',
+        ("globals()[name] = checkpoint['config'][name]", '权重只装得进原来的形状，所以宽度、层数、窗口都照检查点，不照这里的常量。',
          'Weights only fit the shape that they come from, so width, layers and window follow the checkpoint and not the constants here.'),
         ('known.update((name, value) for name', '底子学过的歌手、情绪以后还能要；自己的歌里的，`load_data` 再加进去。',
          'Singers and moods that the base model knows can still be asked for; `load_data` adds those of your own songs.'),

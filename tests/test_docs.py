@@ -342,25 +342,106 @@ def test_the_front_page_writes_a_song(visit):
     assert page.evaluate('typeof MODELS.songs') == 'undefined' and not page.locator('#playing').is_visible()
     page.click('#load')
     page.wait_for_selector('#strip button')
+    assert page.evaluate('document.activeElement.id') == 'opening'
     page.fill('#opening', '雨落在旧站台')
     assert page.locator('#strip button').all_inner_texts() and re.fullmatch(r'\d+\.\d\d bits/char', page.locator('#mean').inner_text())
     page.locator('#strip button').nth(1).hover()
     assert page.locator('#likely div').count() == 10
+    page.locator('#strip button').last.hover()
+    assert page.locator('#likely .right').inner_text().startswith('台') and '<' not in page.locator('#likely').inner_text()
+    names = page.evaluate("['\\n', '</s>', '<江阳>', '<5>', '<0xE8>', '▁a<'].map(named)")
+    assert [re.sub('<span lang="en">.*', '', name).removeprefix('<span lang="zh-CN">').removesuffix('</span>') for name in names] == [
+        '〔换行〕', '〔完〕', '〔韵：江阳〕', '〔5 字〕', '〔字节 E8〕', '␣a&#60;']
     page.locator('#strip button').nth(1).click()
     heads = page.locator('#looks button')
     assert heads.count() == page.evaluate('MODELS.songs.config.N_LAYERS * MODELS.songs.config.N_HEADS')
-    assert heads.last.get_attribute('aria-pressed') == 'true'
-    heads.nth(1).click()
-    assert heads.nth(1).get_attribute('aria-pressed') == 'true' and heads.last.get_attribute('aria-pressed') == 'false'
-    assert page.evaluate('getComputedStyle(document.querySelector("#strip button")).getPropertyValue("--look")') != ''
+    pressed = '[...document.querySelectorAll("#looks button")].findIndex(head => head.getAttribute("aria-pressed") === "true")'
+    unseen = [int(re.search(r'(\d+)%', page.locator('#unseen').inner_text())[1])]
+    best = page.evaluate(pressed)
+    for n in range(heads.count()):
+        heads.nth(n).click()
+        assert page.evaluate(pressed) == n
+        unseen.append(int(re.search(r'(\d+)%', page.locator('#unseen').inner_text())[1]))
+    assert unseen[0] == unseen[best + 1] == min(unseen) and unseen[0] < max(unseen) <= 100      # it opens on the one that shows most
+    looks = page.evaluate('[...document.querySelectorAll("#strip button")].map(token => token.style.getPropertyValue("--look"))')
+    assert max(map(float, looks)) == 1 and set(looks[2:]) == {'0'}  # what comes later is not looked at
     page.select_option('#rhyme', '江阳')
     page.click('#playing button:not([type])')
     page.wait_for_function('document.querySelectorAll("#song .rhymed").length > 4')
+    assert page.locator('#write').inner_text() == '写'
     page.click('#stop')
+    assert page.locator('#write').inner_text() == '再写一首'
     names = page.evaluate('[...document.querySelectorAll("#song .rhymed")].map(char => char.title)')
     assert names[0] == '怀来' and set(names[1:]) == {'江阳'}
     assert page.locator('#song div').first.inner_text() == '雨落在旧站台' and '<' not in page.locator('#song').inner_text()
     assert page.evaluate('document.documentElement.scrollWidth') <= 390
+
+
+@pytest.fixture
+def player(visit):
+    """player(**options): the front page, its model loaded, the strip shown."""
+    def make(**options):
+        page = visit('index.html', **options)
+        page.click('#load')
+        page.wait_for_selector('#strip button')
+        return page
+    return make
+
+
+def test_pinyin_that_is_being_typed_is_not_read(player):
+    page = player(locale='zh-CN')
+    before = page.locator('#strip').inner_text()
+
+    def happen(event):
+        page.evaluate(f"opening.value = '雨ni'; opening.dispatchEvent({event})")
+    happen("new InputEvent('input', { isComposing: true })")
+    assert page.locator('#strip').inner_text() == before
+    happen("new CompositionEvent('compositionend')")
+    assert page.locator('#strip').inner_text().replace('\n', '').startswith('雨') and '落' not in page.locator('#strip').inner_text()
+
+
+def test_a_long_opening_says_which_lines_are_used(player):
+    page = player(locale='zh-CN')
+    assert page.locator('#cut').inner_text() == ''
+    page.fill('#opening', '雨\n' * 60 + '我还在等你')
+    kept = int(re.fullmatch('开头有 61 行，只用得上最后 (\\d+) 行。', page.locator('#cut').inner_text())[1])
+    assert 10 < kept < 61 and page.locator('#strip').inner_text().count('⏎') == kept - 1
+
+
+def test_a_song_is_announced_when_it_is_complete(player):
+    """Once, not token by token; the half line at the window's end is gone."""
+    page = player(locale='en-US')
+    moods = '[...mood.options].map(option => option.label)'
+    assert page.evaluate(moods)[1:] == ['calm', 'sad', 'cheerful', 'rousing']
+    page.click('#language')
+    assert page.evaluate(moods)[1:] == ['平静', '悲伤', '欢快', '激昂']
+    page.evaluate('MODELS.songs.config.BLOCK_SIZE = 70')
+    assert not page.evaluate("[...writer.write({ lines: lines(), rhyme: '江阳', temperature: 0 })].at(-1).complete")
+    page.locator('#temperature').press('Home')
+    page.evaluate("document.querySelector('#finished').setAttribute('data-said', 0); new MutationObserver(() => finished.dataset.said++)"
+                  ".observe(finished, { childList: true })")
+    page.select_option('#rhyme', '江阳')
+    page.click('#write')
+    page.wait_for_function('finished.textContent')
+    assert page.locator('#finished').get_attribute('data-said') == '1' and page.locator('[aria-live]').count() == 1
+    lines = page.evaluate('[...song.children].map(line => [line.textContent, line.querySelector("b")?.title])')
+    assert [rhyme for _, rhyme in lines[:2]] == ['怀来', '一七'] and {rhyme for _, rhyme in lines[2:]} == {'江阳'}
+    assert page.locator('#finished').inner_text().split() == ' '.join(line for line, _ in lines).split()
+
+
+def test_the_songs_of_one_run(visit):
+    """The slider shows each, coloured as build.py coloured the last."""
+    page = visit('index.html')
+    song = page.locator('#song-then')
+    last = song.evaluate('song => [song.textContent.trim(), ...[...song.querySelectorAll("b")].map(end => end.title)]')
+    assert len(last) > 10 and not last[0].endswith('桥要')          # the half line that the window cut off
+    page.locator('#growth').press('Home')
+    assert page.locator('#grown').inner_text() == '0' and not re.search(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', song.evaluate('song => song.textContent'))
+    page.locator('#growth').press('End')
+    assert last == song.evaluate('song => [song.textContent.trim(), ...[...song.querySelectorAll("b")].map(end => end.title)]')
+
+
+TOYS = [path.stem for path in (ROOT / 'lessons').glob('*.md') if '<!-- toy -->' in path.read_text(encoding='utf-8') and '.' not in path.stem]
 
 
 def test_every_toy_draws_and_answers(visit):
@@ -368,9 +449,8 @@ def test_every_toy_draws_and_answers(visit):
         box = visit(f'{name}.html', locale='zh-CN').locator('.toy:visible')
         assert box.count() == 1 and box.inner_text().strip(), name
         return box
-    names = [path.stem for path in (ROOT / 'lessons').glob('*.md') if '<!-- toy -->' in path.read_text(encoding='utf-8') and '.' not in path.stem]
-    assert len(names) >= 10
-    for name in names:
+    assert len(TOYS) >= 11
+    for name in TOYS:
         box = toy(name)
         before = box.inner_html()
         control = box.locator('input[type=range]')
@@ -388,7 +468,21 @@ def test_every_toy_draws_and_answers(visit):
         numbers.locator('input').fill(number)
         assert numbers.locator('td:last-child').all_inner_texts() == expected
         kinds = (torch.float32, torch.bfloat16, torch.float16)
+        bits = [torch.tensor(float(number)).to(kind).view(size).item() for kind, size in zip(kinds, (torch.int32, torch.int16, torch.int16), strict=True)]
+        assert [int(text.replace(' ', ''), 2) for text in numbers.locator('code').all_inner_texts()] == bits
+        assert [one.replace(' ', '') for _, one in build.bits_of(float(number))] == [f'{one:0{wide}b}' for one, wide in zip(bits, (32, 16, 16), strict=True)]
         assert [torch.tensor(float(number)).to(kind).item() for kind in kinds] == pytest.approx([float(text) for text in expected], rel=1e-8)
+    schedule = toy('v2_cosine_lr')                                  # at step 4, like the script: (4 + 1) / (WARMUP_ITERS + 1)
+    assert float(re.search('points="[^ ]* [^,]*,([^ ]*)', schedule.inner_html())[1]) == pytest.approx(130 - 110 * 5 / 201)
+    marks = toy('s1_control')
+    for expected in ('<4>旧站台上', '<4>旧站台<江阳>上'):
+        marks.locator('button').click()
+        assert marks.locator('code').inner_text() == expected
+    marks.locator('select').select_option('江阳')
+    assert marks.locator('.gone').count() == 12
+    table = re.search('const RHYMES = ({.*?})', text('toys.js'), re.S)[1]
+    for name, chars in re.findall("([^ ,{]+): '(.*?)'", table):
+        assert {build.lyrics.rhyme(char)[1] for char in chars} == {name}
     merges = toy('v1_bpe_rope')
     merges.locator('textarea').fill('等你等你等雨')
     merges.locator('button').first.click()
@@ -397,6 +491,22 @@ def test_every_toy_draws_and_answers(visit):
     for _ in range(5):
         ellipse.locator('input').first.press('ArrowRight')
     assert all(0.6 < float(value) < 1.3 for value in re.findall(r'\d\.\d\d', ellipse.locator('p').inner_text()))
+
+
+def test_a_checkpoint_is_whole_at_every_moment(visit):
+    """The toy of v5: a second save goes on from the first; killed while it writes, latest.pt is the old one."""
+    page = visit('v5_checkpoint.html', locale='zh-CN')
+    page.clock.install()
+    toy = page.locator('.toy:visible')
+    toy.get_by_text('保存一次').click()
+    page.clock.run_for(5000)
+    assert 'latest.pt: 600' in toy.inner_text() and 'unfinished' not in toy.inner_text()
+    toy.get_by_text('保存一次').click()
+    page.clock.run_for(1000)
+    assert 'latest.pt: 600' in toy.inner_text() and 'unfinished.tmp' in toy.inner_text()
+    toy.get_by_text('kill -9').click()
+    page.clock.run_for(5000)
+    assert '从第 600 步继续' in toy.inner_text()
 
 
 def test_deep_links(visit):
@@ -446,6 +556,12 @@ def test_without_javascript(visit):
     assert page.locator('.hunk ins').first.is_visible()
     for hidden in ('#theme', '.keys', '.tools', '.bar'):
         assert not page.locator(hidden).first.is_visible()
+    page = visit('index.html', java_script_enabled=False)
+    assert not page.locator('#load').is_visible() and not page.locator('#growth').is_visible()
+    assert page.locator('#song-then .rhymed').count() > 5
+    for name in TOYS:                                               # a toy stands still
+        figure = visit(f'{name}.html', java_script_enabled=False).locator('.toy:visible')
+        assert figure.count() == 1 and figure.locator('svg, table, .bars').count() == 1 and figure.locator('input, button').count() == 0
     page = visit('compare.html', java_script_enabled=False)
     assert page.locator('noscript').count() and '要 JavaScript' in page.content()
 

@@ -1,6 +1,7 @@
 """export_hf.py: what transformers loads is the model that was trained, and writes the songs that generate.py writes."""
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,23 @@ def test_the_card_says_where_the_model_comes_from(load, export, tmp_path):
     export('best.pt', 'out')
     text = (tmp_path / 'out/README.md').read_text(encoding='utf-8')
     assert text.startswith('---\nlanguage: zh\n') and all(word in text for word in ('v10_muon.py', 'MyLyrics/', '1 步', '1.0000'))
+
+
+def test_the_card_of_s1_says_its_format(load, export, tmp_path):
+    script = load('s1_control')
+    make_checkpoint(script, tmp_path / 'best.pt')
+    export('best.pt', 'out')
+    text = (tmp_path / 'out/README.md').read_text(encoding='utf-8')
+    example = re.search(r'例如 `(.*?)`', text)[1]
+    ids = AutoTokenizer.from_pretrained(tmp_path / 'out')(example)['input_ids']
+    assert all(f'<{mark}>' in example for mark in ('情绪', '歌词', '6', '怀来')) and '歌词自己的 token' in text
+    assert max(ids[1], ids[-2]) < 2 + len(script.CODES)                 # marks
+
+
+def test_without_safetensors_it_says_what_to_install():
+    code = 'import sys; sys.modules["safetensors"] = None; import export_hf'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8', timeout=120)
+    assert (done.returncode, done.stderr) == (1, '错误：要先 pip install safetensors\n')
 
 
 def test_bad_input_ends_with_one_clear_line(load, export, tmp_path):

@@ -1,9 +1,12 @@
 """export_gguf.py: what transformers (and llama.cpp, where it is installed) reads is the model that was trained."""
+import subprocess
+import sys
+
 import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKPOINT, SONGS, imported, level, make_checkpoint
+from conftest import CHECKPOINT, ROOT, SONGS, imported, level, make_checkpoint
 from transformers import AutoModelForCausalLM
 
 PROMPTS = ['', '雨', '风', '夜色很长', '雨落在旧站台', 'a b', '夜色很长\n我在等你', '谁', '天亮以后', '🎵']
@@ -88,6 +91,12 @@ def test_llama_cpp_reads_the_text_and_writes_the_same(name, exported, tmp_path):
             written.append(int(np.argmax(theirs.scores[theirs.n_tokens - 1])))
             theirs.eval(written[-1:])
         assert written == greedy(model, ids)
+
+
+def test_without_gguf_it_says_what_to_install():
+    code = 'import sys; sys.modules["gguf"] = None; import export_gguf'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8', timeout=120)
+    assert (done.returncode, done.stderr) == (1, '错误：要先 pip install gguf\n')
 
 
 def test_bad_input_ends_with_one_clear_line(load, export, tmp_path):

@@ -91,7 +91,7 @@ def test_text_becomes_the_same_tokens_and_comes_back(name, made):
 
 def test_int8_loses_little(load, tmp_path, lyrics_dir):
     """bits of the test songs with int8 matrices, for a model that has learned something: within 0.02 of float32's."""
-    script = load('v10_muon', **TINY | {'LYRICS_DIR': str(lyrics_dir), 'N_EMBED': 64, 'BLOCK_SIZE': 48})
+    script = load('v10_muon', **TINY | {'LYRICS_DIR': str(lyrics_dir), 'BLOCK_SIZE': 48, 'MAX_SONGS': 200})
     tokenizer, train, test, _ = script.load_data()
     torch.manual_seed(0)
     model = script.GPT(len(tokenizer))
@@ -103,14 +103,13 @@ def test_int8_loses_little(load, tmp_path, lyrics_dir):
         optimizer.step()
     model.eval()
     pieces = [tokenizer.id_to_piece(i) for i in range(len(tokenizer))]
-    ids = test[:480].tolist()
+    ids = test[:len(test) // 48 * 48].tolist()
     losses = [node(export.export('m', model.state_dict(), script.config('0'), pieces, exact), '''
         const model = new GPT(MODELS.m)
         let bits = 0
         for (let i = 0; i < data.length; i += 48) {
-          const window = data.slice(i, i + 48)
-          model.after(window)
-          for (let t = 1; t < window.length; t++) bits -= Math.log2(softmax(model.scores[t - 1])[window[t]])
+          model.after(data.slice(i, i + 48))
+          bits += model.bits.reduce((a, b) => a + b)
         }
         return bits / data.length''', ids) for exact in (True, False)]
     with torch.no_grad():
@@ -139,8 +138,8 @@ def test_the_mean_of_the_strip_is_bits_per_char():
     """Of the given lines: the same sum that PyTorch gets from the same weights, marks left out."""
     file = (ROOT / 'site/song-model.js').read_text(encoding='utf-8')
     text = '雨落在旧站台\n我还在等你🎵'
-    tokens, ids = node(file, '''const writer = new Writer(MODELS.songs)
-                               return [writer.surprises(data), writer.begin(data.split('\\n'))]''', text)
+    tokens, likely, ids = node(file, '''const writer = new Writer(MODELS.songs), tokens = writer.surprises(data)
+        return [tokens, tokens.map(({ places }) => writer.likely(places[0])), writer.begin(data)]''', text.split('\n'))
     assert ''.join(token['text'] for token in tokens) == text
     model = json.loads(file.split(' = ', 1)[1])
     weights, raw = {}, base64.b64decode(model['data'])
@@ -163,8 +162,44 @@ def test_the_mean_of_the_strip_is_bits_per_char():
             scores = theirs.forward(torch.tensor([ids[:i]]), theirs.new_cache(1, i), 0)[0]
             bits -= scores.log_softmax(-1)[ids[i]].item() / math.log(2) * (ids[i] not in model['codes'])
     assert sum(token['bits'] for token in tokens) == pytest.approx(bits, rel=1e-3)
-    for token in tokens:
-        assert len(token['likely']) == 10 and token['likely'][0][1] >= token['likely'][9][1] > 0
+    for token, (best, *others) in zip(tokens, likely, strict=True):
+        assert len(others) == 9 and best[1] >= others[8][1] > 0
+        assert token['places'][1:] or token['bits'] > -math.log2(best[1]) - 1e-6        # nothing is likelier
+
+
+def test_what_is_known_is_not_computed_again():
+    """One more character: the tokens before it keep their bits, and a softmax over the vocabulary is taken for the new ones."""
+    file = (ROOT / 'site/song-model.js').read_text(encoding='utf-8')
+    bits, calls = node(file, '''
+        const writer = new Writer(MODELS.songs), before = writer.surprises(['雨落在旧站台', '我还在']), steps = []
+        writer.model.step = token => { steps.push(token); GPT.prototype.step.call(writer.model, token) }
+        const after = writer.surprises(['雨落在旧站台', '我还在', '等'])
+        return [[before, after].map(tokens => tokens.slice(0, 8).map(token => token.bits)), steps.length]''', None)
+    assert bits[0] == bits[1] and calls <= 5
+
+
+def test_of_a_long_opening_the_last_lines_are_kept():
+    """As generate.py does: half the window stays for the song, which then begins in the middle."""
+    file = (ROOT / 'site/song-model.js').read_text(encoding='utf-8')
+    lines = [f'第{n}行雨落在旧站台' for n in range(60)]
+    kept, ids, song, read = node(file, '''
+        const writer = new Writer(MODELS.songs), { pieces } = MODELS.songs
+        const song = [...writer.write({ lines: data })], tokens = writer.surprises(data)
+        return [writer.fitting(data), writer.begin(data).map(id => pieces[id]), song, tokens.map(token => token.text).join('')]''', lines)
+    model = json.loads(file.split(' = ', 1)[1])
+    assert 5 < len(kept) < 60 and kept == lines[-len(kept):] and read == '\n'.join(kept)
+    assert ids[:2] == ['<续>', '<歌词>'] and ''.join(ids[2:]).count('\n') == len(kept)
+    assert len(ids) - 2 <= model['config']['BLOCK_SIZE'] // 2 and song
+
+
+def test_bad_input_ends_with_one_clear_line(tmp_path, monkeypatch):
+    (tmp_path / 'cut.pt').write_bytes(b'PK')
+    torch.save({'model': {}}, tmp_path / 'other.pt')
+    for name, words in (('none.pt', '没有检查点'), ('cut.pt', '读不出来'), ('other.pt', '读不出来')):
+        monkeypatch.setattr(sys, 'argv', ['export_model.py', str(tmp_path / name), str(tmp_path / 'out.js')])
+        with pytest.raises(SystemExit, match=f'^错误：.*{words}') as stop:
+            export.main()
+        assert name in stop.value.code and '\n' not in stop.value.code and not (tmp_path / 'out.js').exists()
 
 
 def test_tiny_pieces_of_the_file_are_aligned():

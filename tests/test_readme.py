@@ -39,12 +39,16 @@ def test_the_readme_is_short_and_names_every_script():
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_every_lesson_has_its_parts_in_both_languages(name):
-    parts = {'': ['运行', '它带来了什么', '试一试', '参考'], '.en': ['Run it', 'What it buys', 'Try it', 'References']}
+    parts = {'': ['运行', '它带来了什么', '试一试', '想多知道一点', '参考'],
+             '.en': ['Run it', 'What it buys', 'Try it', 'Going further', 'References']}
     figures = []
-    for suffix, headings in parts.items():
+    for suffix, (*headings, further, last) in parts.items():
         text = read(ROOT / 'lessons' / f'{name}{suffix}.md')
-        assert text.startswith(f'# `{name}.py`') and re.findall('^## (.*)$', text, re.M) == headings
-        assert f'python {name}.py' in text and text.count('<details>') >= 1
+        assert text.startswith(f'# `{name}.py`') and re.findall('^## (.*)$', text, re.M) == [*headings, last]
+        assert f'python {name}.py' in text and text.count('<details>') >= 2
+        assert f'<!-- bench {"buys" if name in RUNGS else "songwriter"}{suffix.replace(".", "-")} {name} -->' in text
+        # folded; a block of HTML, in which Markdown would stay as it is
+        assert re.search(rf'\n\n<details><summary>{further}</summary><p>[^`]{{50,}}</p></details>\n\n## {last}\n', text)
         figures.append((text.count('<details>'), text.count('<!-- bench'), text.count('\n    '), text.count('\n|')))
     assert figures[0] == figures[1]
 
