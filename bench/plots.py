@@ -33,6 +33,7 @@ def lines(curves: dict, xlabel: str, ylabel: str, log: bool = False) -> str:
         axes.plot(xs, ys, marker='o', markersize=3, color=colour)
     if log:
         axes.set_xscale('log', base=2)
+    if log or len(xs) <= 5:
         axes.set_xticks(xs, xs)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)

@@ -9,8 +9,7 @@ import math
 RUNGS = ['v0_char_english', 'v0_char_chinese', 'v0_char_rope', 'v1_bpe_rope', 'v2_cosine_lr', 'v3_gpt2_amp',
          'v4_flash_optim', 'v5_checkpoint', 'v6_wandb', 'v7_grad_accum', 'v8_mfu', 'v9_llama', 'v10_muon', 'v11_memmap',
          'v12_ddp']
-BRANCH = ['s1_control', 's2_rhyme_rl']
-NEEDS = {'s2_rhyme_rl': 's1_control'}                # whose checkpoint it begins with
+BRANCH, NEEDS = ['s1_control', 's2_rhyme_rl'], {'s2_rhyme_rl': 's1_control'}        # NEEDS: which begins with which
 STEPS, EVERY, SEEDS = 1200, 200, (1, 2, 3)          # of the climb
 BUDGETS = (300, 600, 1200, 2400, 4800)              # lengths of a run after which the rungs to v4 are compared
 CONTROLLED = {'N_EMBED': 128, 'N_HEADS': 4, 'N_LAYERS': 4, 'BLOCK_SIZE': 128, 'BATCH_SIZE': 16, 'BPE_VOCAB_SIZE': 4000,
@@ -71,6 +70,7 @@ WITHOUT = {
         ('Muon', 'Muon（换成 AdamW）', [
             ('return Muon([', 'return torch.optim.AdamW(['),
             ("'peak': MUON_LR", "'peak': @V9"), ("'peak': LEARNING_RATE", "'peak': @V9")]),
+        ('weight decay of 0.3', '权重衰减 0.3（换成 v9 的 0.1）', {'WEIGHT_DECAY': 0.1}),
         ('q and k normalised', 'q、k 归一', [('self.q_norm(q.float())', 'q'), ('self.k_norm(k.float())', 'k')])],
 }
 

@@ -114,7 +114,7 @@ def explain(made: str, terms: dict[str, tuple[str, str]]) -> str:
     if not terms:
         return made
     seen, longest = set(), '|'.join(map(re.escape, sorted(terms, key=len, reverse=True)))
-    pattern = re.compile(rf'(?<![A-Za-z])(?:{longest})(?![A-Za-z])')
+    pattern = re.compile(rf'(?<![A-Za-z_])(?:{longest})(?![A-Za-z_])')
 
     def mark(match):
         if match[0] in seen:

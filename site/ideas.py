@@ -12,7 +12,7 @@ LEFT_OUT = {
     'v4_flash_optim': {0: ['flash attention', 'one QKV projection'], 1: ['init', 'width in the init', 'residual scaling'],
                        2: ['weight decay', 'decay groups', 'gradient clipping', 'betas', 'fused AdamW']},
     'v9_llama': {0: ['grouped queries'], 1: ['SwiGLU'], 2: ['RMSNorm', 'tied embeddings']},
-    'v10_muon': {0: ['Muon'], 1: ['q and k normalised']}}
+    'v10_muon': {0: ['Muon', 'weight decay of 0.3'], 1: ['q and k normalised']}}
 FOLDER = None                                                       # a checkpoint folder of its own
 IDEAS = {
     'v0_char_english': ('一个 GPT，从字符开始', 'a GPT, from characters up', 'quality', []),
