@@ -90,8 +90,8 @@ def recipe(results, jobs):
         return said
     faster = f'{median(flash) / median(plain) - 1:+.0%}'.replace('-', '−')
     mib = [f'{median(jobs, "peak_memory") / 2**20:.0f}' for jobs in (plain, flash)]
-    return (f'{said[0]}；窗口 1024 时，flash attention 让 tok/s {faster}，内存峰值从 {mib[0]} 变为 {mib[1]} MiB',
-            f'{said[1]}; with windows of 1024, flash attention changes tok/s by {faster} and peak memory from {mib[0]} to '
+    return (f'{said[0]}。窗口 1024 时，flash attention 让 tok/s {faster}，内存峰值从 {mib[0]} 变为 {mib[1]} MiB',
+            f'{said[1]}. With windows of 1024, flash attention changes tok/s by {faster} and peak memory from {mib[0]} to '
             f'{mib[1]} MiB')
 
 

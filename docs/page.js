@@ -24,6 +24,8 @@ for (const pre of navigator.clipboard ? document.querySelectorAll('pre.command')
   button.onclick = () => navigator.clipboard.writeText(text).then(() => label('已复制', 'Copied'))
   pre.before(button)
 }
+for (const box of document.querySelectorAll('.scroll, pre'))      // only what scrolls needs the keyboard
+  if (box.scrollWidth <= box.clientWidth) box.removeAttribute('tabindex')
 const owner = location.hostname.match(/^(.+)\.github\.io$/)       // served by GitHub: its repository is known
 if (owner) document.querySelector('header nav').insertAdjacentHTML('beforeend',
   `<a href="https://github.com/${owner[1]}/${location.pathname.split('/')[1]}">GitHub</a>`)

@@ -606,12 +606,13 @@ def ladder(lit: str | None) -> str:
     for name, row, left, wide in PLACES:
         y = height - step * (row + 1)
         css = f'rung {IDEAS[name][2]}' + (' lit' if name == lit else '')
-        rows += (f'<a href="{name}.html"><g class="{css}">'
+        here = ' aria-current=page' if name == lit else ''
+        rows += (f'<a href="{name}.html"{here}><g class="{css}">'
                  f'<rect x={left} y={y} width={wide} height={step - 6} rx=4></rect>'
                  f'<text x={left + wide / 2} y={y + 17} text-anchor=middle>{name}</text></g></a>')
     label = '阶梯：从下往上，一级一个脚本 / the ladder, from the bottom up'
     fork, branch = height - step * (RUNGS.index('v10_muon') + 1) + 12, height - step * (len(RUNGS) - 1) + 30
-    return (f'<svg class=ladder viewBox="0 0 312 {height}" role=img aria-label="{label}">'
+    return (f'<svg class=ladder viewBox="0 0 312 {height}" role=group aria-label="{label}">'
             f'<path d="M10 {step + 6}V{height - 2}M166 {step + 6}V{height - 2}M194 8V{branch}M304 8V{branch}"></path>'
             f'<path class=fork d="M166 {fork}H249V{branch}"></path>{rows}</svg>')
 

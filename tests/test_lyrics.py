@@ -127,7 +127,7 @@ def test_committed_figures_of_the_songwriter_are_shown_as_they_are():
         shown += re.findall(r'<!-- bench (songwriter.+?) -->(.*?)<!-- /bench -->', path.read_text(encoding='utf-8'), re.S)
     for path in (ROOT / 'bench/results/songwriter').glob('*.json'):
         marks |= songwriter.marked(json.loads(path.read_text(encoding='utf-8')))
-    assert len(shown) == 12 and all(text.strip() == marks.get(name, '').strip() for name, text in shown)
+    assert len(shown) == 14 and all(text.strip() == marks.get(name, '').strip() for name, text in shown)
 
 
 def test_a_model_is_heard_beside_the_songs_that_it_was_trained_on(tmp_path, load):
