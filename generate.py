@@ -178,7 +178,8 @@ class Form:
 
     def __init__(self, config, tokenizer, options):
         self.rhyme_of_final = {final: name for name, finals in config['RHYMES'].items() for final in finals.split()}
-        fields = {'情绪': options.mood, '歌手': options.singer, '歌名': options.title.translate(brackets)[:20]}
+        title = printable(options.title).translate(brackets)[:20]
+        fields = {'情绪': options.mood, '歌手': options.singer, '歌名': title}
         known = config['KNOWN'] | {'韵': list(config['RHYMES'])[:-1]}        # 最后一个是「无」
         for name, value in (fields | {'韵': options.rhyme}).items():
             if value and value not in known.get(name, [value]):
@@ -186,12 +187,18 @@ class Form:
                 raise ValueError(f'没有「{value}」这个{name}，有的是：{some or "（训练的歌没有标这一项）"}')
         if not 0 <= options.chars <= 20:
             raise ValueError(f'一行可以有 1 到 20 个字，--chars 却是 {options.chars}')
+        if options.chars == 1 and options.acrostic:
+            raise ValueError('藏头的一行至少有 2 个字，--chars 却是 1')
         self.header = ''.join(f'<{name}>{value}' for name, value in fields.items() if value) + '<歌词>'
-        self.scheme, self.rhyme = options.scheme.replace('-', '.') or ('A' if options.rhyme else '.'), options.rhyme
-        self.chars, self.acrostic, self.tokenizer = options.chars, ''.join(options.acrostic.split()), tokenizer
+        self.scheme = ''.join(options.scheme.split()).replace('-', '.') or ('A' if options.rhyme else '.')
+        if options.rhyme and not self.scheme.strip('.'):
+            raise ValueError('--scheme 里只有点，没有哪一行要押 --rhyme')
+        self.rhyme, self.chars = options.rhyme, options.chars
+        self.acrostic = ''.join(printable(options.acrostic).translate(brackets).split())
         codes = {name[1:-1]: i for i, name in enumerate(config['CODES'], 2)}
         self.codes, self.continued = frozenset(codes.values()), codes['续']
         self.rhymes = {name: codes[name] for name in config['RHYMES']}
+        self.rhyme_codes = frozenset(self.rhymes.values())
         self.lengths = [i for name, i in codes.items() if name.isdigit() and self.chars in (0, int(name))]
         pieces = [tokenizer.decode([i]) for i in range(len(tokenizer))]
         self.ends = [tokenizer.eos_id(), *tokenizer.encode('\n')]   # 一行完了
@@ -200,7 +207,10 @@ class Form:
         # 各有几个字；拆成的字节不好数
         self.sizes = [99 if tokenizer.is_byte(i) else len(tokenizer.id_to_piece(i)) for i in range(len(pieces))]
         self.after_final = [i for i in self.words if re.fullmatch(r'[^\w\ufffd]+', pieces[i])]       # 标点
-        self.starts = {char: [i for i in self.words if pieces[i].startswith(char)] for char in self.acrostic}
+        self.starts = {}                                            # 藏头的字：行首的几个 token，各可以是哪些
+        for char in self.acrostic:                                  # 以它开头、放得下的词；词表外的字是几个字节
+            whole = [i for i in self.words if pieces[i].startswith(char) and self.sizes[i] < (self.chars or 99)]
+            self.starts[char] = [whole] if whole else [[i] for i in tokenizer.encode(char)]
 
     def letter(self, number):
         """第 number 行在韵式里的字母。"""
@@ -216,7 +226,10 @@ class Form:
 
 
 class Verse(Song):
-    """照要求写的一首。每行是「<字数>……<韵>末字」，写完才看得见；不合要求的，退回行首重写，最多八次，第八次数着字写。"""
+    """照要求写的一首，最长写满一个窗口；开头的每一行都算写完的。
+
+    每行是「<字数>……<韵>末字」，写完才看得见；不合要求的，退回行首重写，最多八次，第八次数着字写。
+    """
 
     def __init__(self, prompt, seed, tokenizer, block_size, form):
         super().__init__('', seed, tokenizer, block_size)
@@ -238,6 +251,10 @@ class Verse(Song):
         self.given = len(lines)                                     # 开头有几行：藏头从它们后面数起
         self.tries, self.banned = 0, set()                          # 重写了几次；不合要求的末字
 
+    def plain(self, ids):
+        """去掉标记，解码。"""
+        return self.tokenizer.decode([i for i in ids if i not in self.codes])
+
     def decide(self, number, rhyme):
         """第 number 行押了这个韵：同一个字母的其余各行也要押它。"""
         if self.form.letter(number) != '.' and rhyme != '无':
@@ -255,19 +272,20 @@ class Verse(Song):
     def allowed(self):
         """下一个 token 可以是哪些。"""
         form, line, acrostic = self.form, self.ids[self.line:], self.form.acrostic[self.number - self.given:]
-        codes, counting = set(form.rhymes.values()), form.chars and self.tries == 8
+        counting = form.chars and self.tries == 8
         if not line:
             return form.lengths
-        if line[-1] in codes:
+        if line[-1] in form.rhyme_codes:
             return set(form.final_chars) - self.banned or form.final_chars
-        if codes & set(line):
+        if form.rhyme_codes & set(line):
             ends = form.ends[1:] if len(acrostic) > 1 else form.ends        # 藏头没写完，歌就没完
-            return ends if counting else form.after_final + ends
-        if acrostic and len(line) <= len(spelled := form.tokenizer.encode(acrostic[0])):        # 词表外的字是几个字节
-            return form.starts[acrostic[0]] if len(line) == 1 and form.starts[acrostic[0]] else [spelled[len(line) - 1]]
+            return ends if counting or len(line) > 40 else form.after_final + ends
+        first = form.starts[acrostic[0]] if acrostic else []
+        if len(line) <= len(first):
+            return first[len(line) - 1]
         rhymes = [form.rhymes[name] for name in self.rhymes()]
         if counting:                                                # 留一个字给末字
-            left = form.chars - len(self.tokenizer.decode([i for i in line if i not in self.codes]))
+            left = form.chars - len(self.plain(line))
             return [i for i in form.words if form.sizes[i] < left] or rhymes
         return rhymes + (form.words if len(line) < 30 else [])
 
@@ -278,12 +296,12 @@ class Verse(Song):
         if token not in self.form.ends:
             return
         ids = self.ids[self.line:]
-        line = self.tokenizer.decode([i for i in ids if i not in self.codes]).strip('\n').replace('\ufffd', '')
+        line = self.plain(ids).strip('\n').replace('\ufffd', '')
         rhyme = self.form.marked(line)[0]
         wrong_rhyme = self.form.letter(self.number) != '.' and rhyme not in self.rhymes()
         if (wrong_rhyme or self.form.chars not in (0, len(line))) and self.tries < 8:       # 来不及重写的，也不要
             if wrong_rhyme:
-                self.banned |= {after for code, after in zip(ids, ids[1:]) if code in self.form.rhymes.values()}
+                self.banned |= {after for code, after in zip(ids, ids[1:]) if code in self.form.rhyme_codes}
             self.n_tokens -= len(ids)
             del self.ids[self.line:]
             self.tries += 1
@@ -306,7 +324,7 @@ def song_maker(model, tokenizer, options):
 
 
 def choose(logits, songs, options):                                 # (B, vocab_size)
-    """按得分给每首歌选下一个 token，返回 B 个编号。先罚重复，再 temperature，再 top-k，再 top-p。"""
+    """按得分给每首歌选下一个 token，返回 B 个编号。先只留合要求的，再罚重复，再 top-k，再 temperature，再 top-p。"""
     logits = logits.cpu().double()
     tokenizer = songs[0].tokenizer
     logits[:, tokenizer.unk_id()] = -torch.inf                      # 从没训练过，写出来也没有意义
@@ -338,7 +356,7 @@ def choose(logits, songs, options):                                 # (B, vocab_
 
 @torch.inference_mode()
 def write_songs(model, songs, options):
-    """一起写 songs，每走一步 yield 一次。每一首都与它单独写时相同（除了浮点舍入）。
+    """一起写 songs，每走一步 yield 一次。每一首都与它单独写时相同，除了浮点舍入；--int8 时全批一起缩放，会略有出入。
 
     各首的开头可以不一样长：都从位置 0 排起，一步步往前走，走到谁的末尾就给谁写。超过窗口时，从最后半个窗口重新开始，
     什么时候重新开始只看走到了哪里，所以不受同伴影响。
@@ -432,7 +450,7 @@ def interact(model, tokenizer, options):
         else:
             text = song.text if song else ''
             if text and (line or song.ended) and not text.endswith('\n'):
-                text += '\n'                                        # 你写的另起一行；直接按回车，就从打断的地方往下写
+                text += '\n'                                        # 你写的另起一行；直接按回车，就往下写
             try:
                 song = song_maker(model, tokenizer, options)(text + line, options.seed)
             except ValueError as error:                             # 没有这个韵……
@@ -442,7 +460,7 @@ def interact(model, tokenizer, options):
             with suppress(KeyboardInterrupt):
                 for _ in write_songs(model, [song], options):
                     print(song.text[shown:], end='', flush=True)
-                    shown = len(song.text)
+                    shown = max(shown, len(song.text))
             print()
             options.seed += 1                                       # 下一次写点别的；/seed 可以回到这一次
 

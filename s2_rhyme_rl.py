@@ -1,7 +1,8 @@
 """练习押韵：自己写一批歌，押得好的写法以后多写，押得不好的少写（策略梯度）。
 
 相对 s1_control.py 的改动：
-- 从 s1 的模型 `INIT_FROM` 开始（`load_base`），它也留着做 `base`：练习时不能离它太远；
+- 从 s1 的模型 `INIT_FROM` 开始（`load_base`），模型多大看它，所以开头不说大小，也不提醒过拟合；它也留着做 `base`：
+  练习时不能离它太远；
 - 一步不再读歌词，而是写 `BATCH_SIZE` 首：`generate` 一批一起写，存下 k、v（`MultiHeadAttention`、`Block`、`GPT`）；
 - `practice` 写一批，`score` 给每一节打分，只看写出来的字：第 2、4 行押韵，字不同，没有重复的行；
 - `policy_loss`：得分比平均高的，把决定韵的 token 的概率往上推，低的往下压（REINFORCE，Williams 1992，只算这几个 token；

@@ -3,7 +3,7 @@
 相对 s1_control.py 的改动：
 - `load_songs` 读自己的歌（`LYRICS_DIR`），没有样本可以代替；
 - `load_base` 读 `INIT_FROM` 的权重和分词器，`load_data` 用它：同一个编号要指同一个词，所以不另训练分词器
-  （`train_tokenizer`、`BPE_VOCAB_SIZE`）；
+  （`train_tokenizer`、`BPE_VOCAB_SIZE`）；模型多大也看它，所以开头不说大小；
 - 步子小、步数少（`LEARNING_RATE`、`MUON_LR`、`WARMUP_ITERS`、`TRAIN_ITERS`）：几十首歌，一会儿就背下来了；
 - 看得勤（`EVAL_INTERVAL`、`EVAL_ITERS`）：`best.pt` 留下的是还没死记硬背的那一份；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。

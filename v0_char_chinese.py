@@ -3,7 +3,7 @@
 相对 v0_char_english.py 的改动：
 - 数据从一个文件变成许多歌：`load_songs` 代替 `load_text`，`LYRICS_DIR`、`MAX_SONGS` 代替 `INPUT_FILE`，`BIG` 看歌词；
 - `read_lyrics` 读一个文件，`clean` 去掉不是歌词的行，由 `junk` 认出来（繁体先经 `simplified` 换成简体）；
-- 歌先去重、打乱，`load_data` 再按歌曲切分：文件按歌手排序，若仍取最后 10%，测试的就是另一批歌手；
+- 歌先去重、打乱，`load_data` 再按歌曲切分：文件可能按歌手排序，若仍取最后 10%，测试的就是另一批歌手；
 - bits/char 按字符算，歌与歌之间的分隔算一个字符：以后一个 token 不再是一个字符，也能比。
 
 测得（AMD EPYC，2 核，自带的样本）：按默认设置训练 800 步，从 12.02 到 7.21 bits/char。

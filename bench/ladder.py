@@ -94,8 +94,8 @@ def marked(results: dict) -> dict[str, str]:
         noise = sentences.noise(results)
         windows, size = settings.CONTROLLED['BATCH_SIZE'], settings.CONTROLLED['BLOCK_SIZE']
         lead = (f'Leave one out, the rest unchanged, after {settings.STEPS} steps of {windows} windows of {size}. '
-                f'Where bits/char rise, the idea was worth it; from seed to seed the difference between two rungs '
-                f'varies by {noise:.3f}:' if language else
+                f'Where bits/char rise, the idea was worth it; where they fall, it is better left out. '
+                f'From seed to seed the difference between two rungs varies by {noise:.3f}:' if language else
                 f'逐个去掉，别的不变，{settings.STEPS} 步，每步 {windows} 个 {size} 的窗口。bits/char 升了，'
                 f'说明它有用；降了，去掉反而好。换一个种子，两级之差也会变 {noise:.3f} 左右：')
         made |= {f'without{language} {rung}': f'{lead}\n\n{report.without(results, bool(language), [rung])}'

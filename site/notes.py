@@ -16,8 +16,8 @@ NOTES = {
          '「鼓声响起」 (the drums sound) is a lyric, 「鼓：某人」 (drums: somebody) is not.'),
         ("if not any(entry.get('lyric')", '一首有歌词的都没有，多半是格式不对：要说出来，不能当成一堆空歌悄悄跳过。',
          'A file without a single lyric probably has the wrong format: better to say so than to skip it as so many empty songs.'),
-        ('def load_songs', '去重：一首歌出现两次，可能一次在训练、一次在测试，测的就只是死记硬背。打乱：文件按歌手排序，不打乱就切，测的会是另一批歌手。',
-         'Duplicates go: a song that occurs twice could be trained on and tested on. And they are shuffled: the files are sorted by singer, '
+        ('def load_songs', '去重：一首歌出现两次，可能一次在训练、一次在测试，测的就只是死记硬背。打乱：文件可能按歌手排序，不打乱就切，测的会是另一批歌手。',
+         'Duplicates go: a song that occurs twice could be trained on and tested on. And they are shuffled: files may be sorted by singer, '
          'and the test would be on other singers than the training.'),
         ('sum(len(song) + 1', 'bits/char 要除以字符数；歌与歌之间的分隔算一个字符，各级都这样数。', 'bits/char divides by characters; the '
          'separator between songs counts as one, in every rung.'),
