@@ -330,9 +330,7 @@ def choose(logits, songs, options):                                 # (B, vocab_
     logits[:, tokenizer.unk_id()] = -torch.inf                      # 从没训练过，写出来也没有意义
     for row, song in zip(logits, songs):
         if isinstance(song, Verse):
-            allowed = list(song.allowed())
-            kept = row[allowed]
-            row.fill_(-torch.inf)[allowed] = kept
+            row[list(set(range(len(row))) - set(song.allowed()))] = -torch.inf
     if options.repetition_penalty > 1:                              # arXiv:1909.05858；换行不罚，否则歌会连成一行
         free = {tokenizer.eos_id(), *tokenizer.encode('\n'), *songs[0].codes}
         for row, song in zip(logits, songs):

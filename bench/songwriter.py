@@ -3,7 +3,8 @@
     python bench/songwriter.py WORK                         # about an hour and a half on two CPU cores
     python bench/songwriter.py WORK --only control          # or practice, finetune
 
-WORK is a folder for the trained models: stop it at will, the same command continues with what is not trained yet.
+WORK is a folder for the trained models: stop it at will, the same command continues with the first that is not trained
+to its end.
 Everything runs on the shipped sample, which is ours. Writes bench/results/songwriter/<machine>.json, .md and .svg.
 """
 import argparse
@@ -42,11 +43,10 @@ LENGTHS = (5, 6, 7, 8, 9, 10)
 def train(folder: Path, script: str, songs: list[dict] | None = None, patches: list = (), **constants) -> dict:
     """Run a script in its folder, as a user would, if it has not ended there yet; {'checkpoint', 'log', 'seconds'}."""
     log, source = folder / f'{script}.log', edit(script, constants, patches)
-    mark = f'fingerprint {fingerprint(source, [], {})}'
-    if log.exists() and mark not in log.read_text(encoding='utf-8'):                     # of another script
-        shutil.rmtree(folder / 'checkpoints' / script)
-        log.unlink()
-    if not log.exists():
+    start = [Path(constants['INIT_FROM'])] if 'INIT_FROM' in constants else []
+    mark = f'fingerprint {fingerprint(source, start, {"songs": songs})}'
+    if not log.exists() or mark not in log.read_text(encoding='utf-8'):          # not ended, or of another script
+        shutil.rmtree(folder / 'checkpoints' / script, ignore_errors=True)
         text = json.dumps(songs or SAMPLE, ensure_ascii=False)
         for name in ('ChineseLyrics', 'MySongs'):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -329,7 +329,7 @@ def tables(results: dict, english: bool) -> dict[str, str]:
         header = ['', *(say(f'种子 {n}', f'seed {n}') for n in SEEDS), say('比一比', 'beside it')]
         made['s1_control'] = table(header, rows)
     if found := results.get('practice'):
-        names = [pair[english is False] for pair in MEASURES]
+        names = [pair[not english] for pair in MEASURES]
         rows = [(seed.removeprefix('seed '), say(RUNS.get(name, f'{name.removeprefix("best of ")} 遍里挑最好的'), name),
                  percent(run[lyrics.NAMES[0]][0]), f'{run[lyrics.NAMES[4]][0]:.3f}', percent(run[lyrics.NAMES[3]][0]),
                  percent(run['same character']), f'{run["bits_per_char"]:.3f}',
