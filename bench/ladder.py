@@ -82,8 +82,9 @@ def marked(results: dict) -> dict[str, str]:
                 made[f'{corpus} log{language} {rung}'] = '\n'.join([
                     *(printed if job.get('log') else []), *([] if other == rung else [same, '']), f'bits/char {curve}'])
             made[f'{corpus} song {rung}'] = '\n'.join(['```text', *song[:5], '```'])
-        if share := report.rhyming(results, rung):
-            made[f'rhymes-short {rung}'] = f'{share[0]:.0%}'
+        if report.by(results, 'rhymes'):
+            share = report.rhyming(results, rung)
+            made[f'rhymes-short {rung}'] = f'{share[0]:.0%}' if share else '—'
     marks = [('', '：', '（', '）', '。'), ('-en', ': ', ' (', ')', '.')]
     for (language, dash, left, right, stop), place, what in zip(
             marks, sentences.places(results), sentences.corpus(results), strict=True):
