@@ -15,6 +15,8 @@
   也不编译（`compile_blocks`、`USE_COMPILE`）；
 - `best.pt` 是最近一次评估时的；检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
+测得（AMD EPYC，2 核，自带的样本）：押韵的节从 68.5% 到 89.1%；不练习，同样的时间多写几遍挑最好的：98.3%。
+
 看差异：git diff --no-index s1_control.py s2_rhyme_rl.py
 运行：python s1_control.py && python s2_rhyme_rl.py
 """

@@ -7,8 +7,8 @@
 - `MultiHeadAttention` 里，q、k 每个头先 RMSNorm 再旋转（QK-Norm，arXiv:2010.04245）；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
-测得（AMD EPYC，2 核，古诗）：1200 步，比 v6 低 0.277 bits/char；只训练 900 步（124 秒）到 7.041，
-v6 训练 1200 步（121 秒）到 7.206。
+测得（AMD EPYC，2 核，古诗）：1200 步，比 v9_llama 低 0.227 bits/char；只训练 900 步（124 秒）到 7.041，
+v6 训练 1200 步（121 秒）才到 7.206。
 
 看差异：git diff --no-index v9_llama.py v10_muon.py
 运行：python v10_muon.py

@@ -13,7 +13,7 @@ PyTorch 自己的 DDP（arXiv:2006.15704）还把缓冲区切成几段，反向�
 FSDP2 连权重和优化器状态也分给各个进程，模型可以大过一块显存。
 
 测得（AMD EPYC，2 核，古诗）：1／2／4 个进程，各用一个线程：12,468／18,239／13,745 tok/s，
-损失 6.3839／6.3837／6.3837；一步发 5.2 MB。
+损失 6.3839／6.3837／6.3837；每步通信 5.2 MB。
 
 看差异：git diff --no-index v11_memmap.py v12_ddp.py
 运行：torchrun --nproc_per_node=2 v12_ddp.py（一个进程：python v12_ddp.py）

@@ -5,8 +5,8 @@
 - `encode_songs` 在每首歌后面放一个分隔符 token，`load_data` 用它代替空行；
 - `write` 从分隔符写起，`GPT` 的 generate 遇到分隔符就停：一次写一首歌。
 
-测得（AMD EPYC，2 核，古诗）：一个 token 是 1.01 个字，一步读的字数也是这么多倍；1,000、4,000、16,000、64,000 首歌，
-比 v0_char_rope +0.510、+0.221、+0.144、+0.140 bits/char。
+测得（AMD EPYC，2 核，古诗）：一个 token 平均 1.01 个字，省不了多少；1,000 首时比 v0_char_rope 高 0.510 bits/char，
+64,000 首时高 0.140。
 
 看差异：git diff --no-index v0_char_rope.py v1_bpe_rope.py
 运行：python v1_bpe_rope.py

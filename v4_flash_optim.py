@@ -9,7 +9,7 @@
   `main` 从中取（`batches`）。
 
 测得（AMD EPYC，2 核，古诗）：验证歌曲上与 v2_cosine_lr 相比，各取最佳学习率：300 步 −0.161，600 步 −0.081，
-1200 步 −0.047 bits/char；窗口 1024 时，flash attention 让 tok/s +84%，内存峰值从 1040 变为 755 MiB。
+1200 步 −0.047 bits/char。窗口 1024 时，flash attention 让 tok/s +84%，内存峰值从 1040 变为 755 MiB。
 
 看差异：git diff --no-index v3_gpt2_amp.py v4_flash_optim.py
 运行：python v4_flash_optim.py

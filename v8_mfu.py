@@ -7,7 +7,7 @@
 - `report` 在日志的末尾加上 MFU 和显存的峰值，wandb 也记；
 - 检查点有自己的文件夹 `CHECKPOINT_DIR`。
 
-测得（AMD EPYC，2 核，古诗）：MFU 16%。
+测得（AMD EPYC，2 核，古诗）：知道用上了多少算力：MFU 16%。
 
 看差异：git diff --no-index v7_grad_accum.py v8_mfu.py
 运行：python v8_mfu.py（训练完，换一个大小再运行，看 MFU 怎么变）
