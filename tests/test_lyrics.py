@@ -94,6 +94,21 @@ def test_the_same_character_is_seen():
     assert songwriter.same_character(['一\n路上\n二\n树上', '一\n路上\n二\n远方']) == 0.5
 
 
+def test_a_model_of_another_script_or_start_is_trained_again(tmp_path, monkeypatch):
+    runs = []
+
+    def run(command, cwd, **options):
+        runs.append(command[1])
+        (cwd / 'checkpoints' / command[1].removesuffix('.py')).mkdir(parents=True)
+        return subprocess.CompletedProcess(command, 0, 'step 1/1 | 6.000 bits/char', '')
+    monkeypatch.setattr(songwriter.subprocess, 'run', run)
+    start = tmp_path / 'best.pt'
+    for text, constants, trained in (('a', {'SEED': 1}, 1), ('a', {'SEED': 1}, 1), ('a', {'SEED': 2}, 2), ('b', {'SEED': 2}, 3)):
+        start.write_text(text)
+        assert songwriter.train(tmp_path / 'work', 's2_rhyme_rl', INIT_FROM=str(start), **constants)['bits'] == 6.0
+        assert len(runs) == trained
+
+
 def test_songs_are_read_as_s1_reads_them(tmp_path):
     texts = songwriter.texts_of([{'lyric': ['一行', '两行'], 'singer': '某人', 'mood': '平静'}, {'lyric': []}, {'lyric': ['三']}], tmp_path)
     assert len(texts) == 2 and texts[0].startswith('<情绪>平静<歌手>某人<歌词><2>')

@@ -75,3 +75,10 @@ def test_every_size_makes_a_model(name, size, load):
     with torch.device('meta'):
         model = module.GPT(99)
     assert model(torch.zeros(1, 8, dtype=torch.long, device='meta'))[0].shape == (1, 8, 99)
+
+
+@pytest.mark.parametrize('name', ['v9_llama', 's1_control'])
+@pytest.mark.parametrize('heads', [1, 3, 6])
+def test_few_heads_share_at_least_one_k_and_v(name, heads, load):
+    module = load(name, N_EMBED=24, N_HEADS=heads)
+    assert module.GPT(99)(torch.zeros(1, 8, dtype=torch.long))[0].shape == (1, 8, 99) and heads % module.N_KV_HEADS == 0

@@ -402,6 +402,14 @@ def test_finetuning_learns_ones_own_songs_and_a_singer_never_seen(trained, tmp_p
     assert '我自己' in best['config']['KNOWN']['歌手'] and set(base['config']['KNOWN']['情绪']) == set(best['config']['KNOWN']['情绪'])
 
 
+def test_finetuning_without_songs_says_what_is_missing(trained, rung, tmp_path):
+    """Not the sample's: it cannot stand in for one's own."""
+    (tmp_path / 'MySongs').mkdir()
+    shutil.copy(ROOT / 'ChineseLyrics/sample.json', tmp_path / 'MySongs')
+    done = run_script(rung('s3_finetune', LYRICS_DIR='MySongs', INIT_FROM=str(trained[0] / 'checkpoints/s1_control/best.pt')))
+    assert done.returncode == 1 and done.stderr == '错误：缺 MySongs/lyrics*.json\n'
+
+
 @pytest.mark.parametrize('name', ['s2_rhyme_rl', 's3_finetune'])
 @pytest.mark.parametrize('what', ['none', 'broken', 'another'])
 def test_a_start_that_cannot_be_used_is_one_message(name, what, rung, tmp_path):
