@@ -826,7 +826,7 @@ def growth(runs: dict[str, dict]) -> str:
     """What one run wrote on its way, from noise to rhymes; play.js moves through it, without it the last stands."""
     songs = []
     for step, song in runs.get('s1_control', {}).get('songs', []):
-        lines = [re.sub(r'[\x00-\x1f\x7f-\x9f]', '', line) for line in song.split('\n')[1:-1]]  # the last is cut off
+        lines = [re.sub(r'[\x00-\x1f\x7f-\x9f]', '', line) for line in song.split('\n')[1:-1]]  # the last may be cut
         songs.append([step, [[line, (lyrics.rhyme(line) or ('', '无'))[1]] for line in lines]])
     if not songs:
         return ''
